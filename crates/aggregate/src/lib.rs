@@ -1,0 +1,23 @@
+//! Aggregates and the repository that loads and saves them.
+//!
+//! A [`Repository`] rebuilds an [`Aggregate`] from its stream, lets the caller record events on
+//! it, and appends them under the version that was read. [`Snapshot`]s shorten long histories,
+//! [`SaveHook`]s look at each save.
+
+mod attempts;
+mod error;
+mod hooks;
+mod loaded;
+mod options;
+mod repository;
+mod snapshot;
+mod snapshotting;
+
+pub use backstory_event::Aggregate;
+pub use error::{RepositoryError, RepositoryErrorKind, UpdateError};
+pub use hooks::{Save, SaveHook};
+pub use loaded::Loaded;
+pub use options::RepositoryOptions;
+pub use repository::{ListPage, Repository};
+pub use snapshot::{SnapshotRecord, SnapshotStore};
+pub use snapshotting::Snapshot;

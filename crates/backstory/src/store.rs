@@ -1,0 +1,183 @@
+//! One type for every store, chosen by a URL.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstory_aggregate::{SnapshotRecord, SnapshotStore};
+use backstory_event::{
+    Append, Appended, EventQuery, EventStore, Page, Payload, Position, StoreError, StoreErrorKind,
+    StreamId, StreamPage, StreamQuery, StreamVersion,
+};
+use backstory_projection::{
+    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentReader, DocumentRow,
+    DocumentStore, DocumentWrite, Progress, Step,
+};
+
+/// A store of any kind. Clones share it; user code needs no type parameter.
+///
+/// It runs projections over [`Documents`](crate::Documents). For SQL projections use the store's
+/// own type: `PostgresStore`, `SqliteStore`.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<dyn Backend>);
+
+/// What every store can do, dyn-compatible.
+#[async_trait]
+trait Backend: EventStore + SnapshotStore + Checkpoints + DocumentStore {
+    async fn shut(&self);
+}
+
+#[cfg(feature = "memory")]
+#[async_trait]
+impl Backend for backstory_store_memory::MemoryStore {
+    async fn shut(&self) {}
+}
+
+#[cfg(feature = "sqlite")]
+#[async_trait]
+impl Backend for backstory_store_sqlite::SqliteStore {
+    async fn shut(&self) {
+        self.close().await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[async_trait]
+impl Backend for backstory_store_postgres::PostgresStore {
+    async fn shut(&self) {
+        self.close().await;
+    }
+}
+
+impl Store {
+    /// Opens the store that a URL names: `memory:`, `sqlite:todo.db`, `postgres://host/database`.
+    /// A missing SQLite file is created, a missing schema too.
+    ///
+    /// # Errors
+    /// `Config` for an unknown scheme or one whose feature is off; what the store says otherwise.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let scheme = url.split(':').next().unwrap_or_default();
+        match scheme {
+            #[cfg(feature = "memory")]
+            "memory" => Ok(backstory_store_memory::MemoryStore::new().into()),
+            #[cfg(feature = "sqlite")]
+            "sqlite" => Ok(backstory_store_sqlite::SqliteStore::connect(url).await?.into()),
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => {
+                Ok(backstory_store_postgres::PostgresStore::connect(url).await?.into())
+            }
+            "memory" | "sqlite" | "postgres" | "postgresql" => Err(config(format!(
+                "the URL begins with `{scheme}:`, but that feature of the crate `backstory` is off"
+            ))),
+            // The rest of the URL may hold a password.
+            _ => Err(config(
+                "the URL must begin with `memory:`, `sqlite:` or `postgres:`".to_owned(),
+            )),
+        }
+    }
+
+    /// Reads the documents of projections.
+    pub fn documents(&self) -> DocumentReader {
+        DocumentReader::new(self.0.clone())
+    }
+
+    /// Writes what is queued and closes the connections. Later calls answer `Closed`.
+    pub async fn close(&self) {
+        self.0.shut().await;
+    }
+}
+
+fn config(reason: String) -> StoreError {
+    StoreError::new(StoreErrorKind::Config { reason })
+}
+
+#[cfg(feature = "memory")]
+impl From<backstory_store_memory::MemoryStore> for Store {
+    fn from(store: backstory_store_memory::MemoryStore) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl From<backstory_store_sqlite::SqliteStore> for Store {
+    fn from(store: backstory_store_sqlite::SqliteStore) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<backstory_store_postgres::PostgresStore> for Store {
+    fn from(store: backstory_store_postgres::PostgresStore) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+#[async_trait]
+impl EventStore for Store {
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.0.append(append).await
+    }
+
+    async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
+        self.0.read(query).await
+    }
+
+    async fn streams(&self, query: &StreamQuery) -> Result<StreamPage, StoreError> {
+        self.0.streams(query).await
+    }
+
+    async fn changed(&self, after: Position) -> Result<Position, StoreError> {
+        self.0.changed(after).await
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for Store {
+    async fn save_snapshot(&self, snapshot: SnapshotRecord) -> Result<(), StoreError> {
+        self.0.save_snapshot(snapshot).await
+    }
+
+    async fn latest_snapshot(
+        &self,
+        stream: &StreamId,
+        up_to: Option<StreamVersion>,
+    ) -> Result<Option<SnapshotRecord>, StoreError> {
+        self.0.latest_snapshot(stream, up_to).await
+    }
+
+    async fn delete_snapshots(&self, stream: &StreamId) -> Result<(), StoreError> {
+        self.0.delete_snapshots(stream).await
+    }
+}
+
+#[async_trait]
+impl Checkpoints for Store {
+    async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
+        self.0.load_progress(projection).await
+    }
+
+    async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
+        self.0.list_progress().await
+    }
+}
+
+#[async_trait]
+impl DocumentStore for Store {
+    async fn get_documents(
+        &self,
+        keys: &[DocumentKey],
+    ) -> Result<Vec<Option<Payload>>, StoreError> {
+        self.0.get_documents(keys).await
+    }
+
+    async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
+        self.0.list_documents(list).await
+    }
+
+    async fn commit_documents(
+        &self,
+        writes: Vec<DocumentWrite>,
+        step: &Step,
+    ) -> Result<(), CommitError> {
+        self.0.commit_documents(writes, step).await
+    }
+}

@@ -1,0 +1,169 @@
+//! Runs commands.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::Arc,
+};
+
+use backstory_aggregate::{Repository, RepositoryOptions, UpdateError};
+use backstory_event::{Aggregate, Appended, Conflict, EventStore};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{Command, CommandContext, CommandError, CommandErrorKind, Handle};
+
+/// Runs commands: loads the aggregate, lets it decide, stores the events; when another writer was
+/// first, decides again on the fresh state. Cheap to clone.
+///
+/// ```
+/// # use backstory_command::{Command, CommandBus, CommandError, Handle};
+/// # use backstory_event::EventStore;
+/// # async fn example<C: Command>(store: impl EventStore + Clone, add_todo: C) -> Result<(), CommandError>
+/// # where C::Aggregate: Handle<C> {
+/// let commands = CommandBus::new(&store);
+/// let receipt = commands.dispatch(add_todo).await?;
+/// # Ok(()) }
+/// ```
+///
+/// Each dispatch runs in a `tracing` span `backstory.command.dispatch` with the fields `command`,
+/// `aggregate`, `id`, `dispatch_id` and, at its end, `attempts`.
+#[derive(Debug, Clone)]
+pub struct CommandBus {
+    store: Arc<dyn EventStore>,
+    options: RepositoryOptions,
+    // A `Repository<A>` under the `TypeId` of `A`, for aggregates that have one of their own.
+    repositories: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+}
+
+/// Why a decision did not lead to events.
+enum Refusal<R> {
+    Rejected(R),
+    Unexpected(Conflict),
+}
+
+impl CommandBus {
+    /// A bus on a store.
+    pub fn new<S: EventStore + Clone>(store: &S) -> Self {
+        Self {
+            store: Arc::new(store.clone()),
+            options: RepositoryOptions::default(),
+            repositories: HashMap::new(),
+        }
+    }
+
+    /// With these options: attempts, back-off, and a deadline for each dispatch.
+    #[must_use]
+    pub fn with_options(mut self, options: RepositoryOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Uses this repository, with its snapshots, hooks and options, for commands to its type of
+    /// aggregate. Others need none.
+    #[must_use]
+    pub fn with_repository<A: Aggregate>(mut self, repository: Repository<A>) -> Self {
+        self.repositories
+            .insert(TypeId::of::<A>(), Arc::new(repository));
+        self
+    }
+
+    /// Runs a command. The receipt of a decision without events names the newest place in the log
+    /// that the decision saw.
+    ///
+    /// Dropping the future does not undo what was sent.
+    ///
+    /// # Errors
+    /// [`CommandErrorKind`] says whether the aggregate said no, another writer was first, the
+    /// store is away, or nobody can tell.
+    pub async fn dispatch<C>(&self, command: C) -> Result<Appended, CommandError>
+    where
+        C: Command,
+        C::Aggregate: Handle<C>,
+    {
+        self.dispatch_with(command, CommandContext::default()).await
+    }
+
+    /// Runs a command with its circumstances.
+    ///
+    /// # Errors
+    /// As [`Self::dispatch`].
+    pub async fn dispatch_with<C>(
+        &self,
+        command: C,
+        context: CommandContext,
+    ) -> Result<Appended, CommandError>
+    where
+        C: Command,
+        C::Aggregate: Handle<C>,
+    {
+        let dispatch = Uuid::now_v7();
+        let span = tracing::info_span!(
+            "backstory.command.dispatch",
+            command = C::NAME,
+            aggregate = C::Aggregate::CATEGORY,
+            id = %command.aggregate_id(),
+            dispatch_id = %dispatch,
+            attempts = tracing::field::Empty,
+        );
+        self.run(command, context, dispatch).instrument(span).await
+    }
+
+    async fn run<C>(
+        &self,
+        command: C,
+        context: CommandContext,
+        dispatch: Uuid,
+    ) -> Result<Appended, CommandError>
+    where
+        C: Command,
+        C::Aggregate: Handle<C>,
+    {
+        let expected = context.expected;
+        let mut repository = self.repository::<C::Aggregate>();
+        if let Some(deadline) = context.deadline {
+            let options = repository.options().with_deadline(deadline);
+            repository = repository.with_options(options);
+        }
+        let repository = repository.with_metadata(context.into_metadata(dispatch));
+        let mut attempts = 0_u32;
+        let outcome = repository
+            .update(command.aggregate_id(), |loaded| {
+                attempts += 1;
+                if !expected.accepts(loaded.version()) {
+                    return Err(Refusal::Unexpected(Conflict::Version {
+                        stream: loaded.stream().clone(),
+                        expected,
+                        actual: loaded.version(),
+                    }));
+                }
+                let events = loaded.state().handle(&command).map_err(Refusal::Rejected)?;
+                events.into_iter().for_each(|event| loaded.record(event));
+                Ok(())
+            })
+            .await;
+        tracing::Span::current().record("attempts", attempts);
+        match outcome {
+            Ok(((), receipt)) => Ok(receipt),
+            Err(UpdateError::Rejected(Refusal::Rejected(error))) => {
+                Err(CommandError::rejected(error))
+            }
+            Err(UpdateError::Rejected(Refusal::Unexpected(conflict))) => {
+                Err(CommandErrorKind::Conflict(conflict).into())
+            }
+            Err(UpdateError::Repository(error)) => Err(error.into()),
+            Err(_) => Err(CommandErrorKind::Failed {
+                reason: "the repository gave an unknown answer".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    fn repository<A: Aggregate>(&self) -> Repository<A> {
+        self.repositories
+            .get(&TypeId::of::<A>())
+            .and_then(|repository| repository.downcast_ref::<Repository<A>>())
+            .cloned()
+            .unwrap_or_else(|| Repository::new(&self.store).with_options(self.options))
+    }
+}

@@ -1,0 +1,88 @@
+//! What is asked of an aggregate, and what it decides.
+
+use backstory_event::Aggregate;
+
+/// A request to one aggregate. Derive it:
+///
+/// ```text
+/// #[derive(Command)]
+/// #[command(name = "todo.add", aggregate = Todo)]
+/// struct AddTodo { id: Uuid, title: String }
+/// ```
+///
+/// By hand it is this:
+///
+/// ```
+/// # use backstory_command::{Aggregate, Command};
+/// # use backstory_event::{DecodeEvent, Event, EventType, Invalid, Payload};
+/// # pub struct TodoEvent;
+/// # impl DecodeEvent for TodoEvent {
+/// #     fn types() -> Vec<EventType> { vec![] }
+/// #     fn decode(_: &str, _: &Payload) -> Result<Option<Self>, serde_json::Error> { Ok(Some(Self)) }
+/// # }
+/// # impl Event for TodoEvent {
+/// #     fn name(&self) -> &'static str { "todo.added" }
+/// #     fn encode(&self) -> Result<Payload, Invalid> { Ok(Payload::empty()) }
+/// # }
+/// # #[derive(Default)] struct Todo;
+/// # impl Aggregate for Todo {
+/// #     const CATEGORY: &'static str = "todo";
+/// #     type Id = u64;
+/// #     type Event = TodoEvent;
+/// #     fn apply(&mut self, _: &TodoEvent) {}
+/// # }
+/// struct AddTodo { id: u64, title: String }
+///
+/// impl Command for AddTodo {
+///     const NAME: &'static str = "todo.add";
+///     type Aggregate = Todo;
+///     fn aggregate_id(&self) -> &u64 {
+///         &self.id
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a command",
+    label = "not a command",
+    note = "add `#[derive(Command)]` and `#[command(name = \"…\", aggregate = …)]`"
+)]
+pub trait Command: Send + Sync + 'static {
+    /// The stable name: `todo.add`.
+    const NAME: &'static str;
+    /// Who decides. It needs `impl Handle<Self>`.
+    type Aggregate: Aggregate;
+
+    /// The id of the aggregate that decides.
+    fn aggregate_id(&self) -> &<Self::Aggregate as Aggregate>::Id;
+}
+
+/// An aggregate's decision about a command: pure, without store and clock.
+///
+/// It may run several times for one command, each time on a freshly loaded state, until what it
+/// decided is stored. For state by hand-written code see [`Command`].
+#[diagnostic::on_unimplemented(
+    message = "aggregate `{Self}` does not handle command `{C}`",
+    label = "no handler for `{C}`",
+    note = "add `impl Handle<{C}> for {Self}`"
+)]
+pub trait Handle<C: Command>: Aggregate {
+    /// Why it says no.
+    type Error: Reject;
+
+    /// The events that the command causes; none when there is nothing to do, which is success.
+    ///
+    /// # Errors
+    /// When the state does not allow it. Nothing is stored.
+    fn handle(&self, command: &C) -> Result<Vec<Self::Event>, Self::Error>;
+}
+
+/// Why an aggregate says no: an error with a stable code for callers in other programs.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a rejection",
+    label = "has no stable code",
+    note = "add `#[derive(Reject)]` and `#[reject(prefix = \"…\")]` beside `thiserror::Error`"
+)]
+pub trait Reject: std::error::Error + Send + Sync + 'static {
+    /// The stable code: `todo.already_added`. It must never change.
+    fn code(&self) -> &str;
+}

@@ -1,0 +1,346 @@
+//! What every store must let a command bus do.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use backstory_aggregate::Repository;
+use backstory_command::{CommandBus, CommandContext, CommandErrorKind, RepositoryOptions};
+use backstory_event::{
+    Aggregate, Appended, Conflict, EventQuery, EventStoreExt, ExpectedVersion, Metadata, NewEvent,
+    Payload, RecordedEvent, StoreErrorKind, StreamVersion,
+};
+use backstory_event::EventStore;
+use uuid::Uuid;
+
+use crate::{
+    Fixture,
+    repository::{
+        account,
+        domain::{Account, AccountEvent, Deposit, DepositError, added, raw},
+        faulty::{Fault, Faulty},
+        id, patient, stored,
+    },
+};
+
+/// One test per case of the suite of commands.
+#[macro_export]
+macro_rules! commands_suite {
+    ($make:expr) => {
+        $crate::cases!($make, $crate::commands, [
+            a_command_stores_what_was_decided
+            a_rejection_has_code_and_value
+            a_conflict_is_decided_again
+            a_lasting_conflict_is_told
+            an_empty_decision_names_what_it_saw
+            events_know_their_correlation_and_cause
+            a_command_can_follow_from_an_event
+            an_expected_version_is_checked_once
+            an_answer_that_was_lost_changes_nothing
+            an_outcome_that_stays_unknown_names_the_events
+            a_deadline_ends_a_dispatch
+            a_deleted_or_erased_aggregate_says_so
+            a_refused_id_is_told
+            a_store_that_is_away_is_told
+            an_unknown_event_fails_the_command
+            a_bus_uses_the_repository_that_it_got
+            all_concurrent_commands_count
+        ]);
+    };
+}
+
+async fn events<S: EventStore>(store: &S, id: Uuid) -> Vec<RecordedEvent> {
+    store
+        .collect(EventQuery::stream(Account::stream(&id).unwrap()))
+        .await
+        .unwrap()
+}
+
+pub async fn a_command_stores_what_was_decided<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let bus = CommandBus::new(&store);
+    let id = id();
+    bus.dispatch(Deposit::new(id, 3)).await.unwrap();
+    let receipt = bus.dispatch(Deposit::new(id, 4)).await.unwrap();
+    let stream = Account::stream(&id).unwrap();
+    assert_eq!(receipt.version(&stream), Some(StreamVersion::new(2)));
+    assert_eq!(receipt.checkpoint, store.head().await.unwrap());
+    let elsewhere = Repository::<Account>::new(&fixture.elsewhere().await);
+    assert_eq!(elsewhere.load(&id).await.unwrap().balance, 7);
+}
+
+pub async fn a_rejection_has_code_and_value<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let error = CommandBus::new(&store)
+        .dispatch(Deposit::new(id, -5))
+        .await
+        .unwrap_err();
+    assert!(error.is_rejected());
+    assert_eq!(error.code(), Some("account.not_positive"));
+    assert_eq!(error.rejection(), Some(&DepositError::NotPositive(-5)));
+    assert_eq!(error.to_string(), "an account takes no -5");
+    assert!(matches!(
+        error.kind(),
+        CommandErrorKind::Rejected { message, .. } if message == "an account takes no -5"
+    ));
+    assert_eq!(stored(&store, id).await.len(), 1);
+}
+
+pub async fn a_conflict_is_decided_again<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let other = Fault::Overtake(raw(id, [added(1)]));
+    let bus = CommandBus::new(&Faulty::new(store.clone(), [other]));
+    let command = Deposit::new(id, 5);
+    bus.dispatch(command.clone()).await.unwrap();
+    assert_eq!(command.decisions(), 2);
+
+    // The second decision is about the new state.
+    let other = Fault::Overtake(raw(id, [AccountEvent::Closed]));
+    let bus = CommandBus::new(&Faulty::new(store.clone(), [other]));
+    let error = bus.dispatch(Deposit::new(id, 5)).await.unwrap_err();
+    assert_eq!(error.rejection(), Some(&DepositError::Closed));
+    let account = Repository::<Account>::new(&store).load(&id).await.unwrap();
+    assert_eq!(account.balance, 7);
+}
+
+pub async fn a_lasting_conflict_is_told<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let others = (0..9).map(|_| Fault::Overtake(raw(id, [added(1)])));
+    let bus = CommandBus::new(&Faulty::new(store.clone(), others))
+        .with_options(patient().with_max_attempts(3));
+    let command = Deposit::new(id, 500);
+    let error = bus.dispatch(command.clone()).await.unwrap_err();
+    assert_eq!(command.decisions(), 3);
+    assert!(error.is_conflict());
+    let expected = Conflict::Version {
+        stream: Account::stream(&id).unwrap(),
+        expected: ExpectedVersion::Exact(StreamVersion::new(3)),
+        actual: StreamVersion::new(4),
+    };
+    assert_eq!(error.conflict(), Some(&expected));
+}
+
+pub async fn an_empty_decision_names_what_it_saw<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    account(&store, &[2]).await;
+    let head = store.head().await.unwrap();
+    let bus = CommandBus::new(&store);
+    let receipt = bus.dispatch(Deposit::new(id, 0)).await.unwrap();
+    assert_eq!(receipt, Appended::nothing(head));
+    assert_eq!(store.head().await.unwrap(), head);
+}
+
+pub async fn events_know_their_correlation_and_cause<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = id();
+    let bus = CommandBus::new(&store);
+    bus.dispatch(Deposit::new(id, 1)).await.unwrap();
+    bus.dispatch(Deposit::new(id, 1)).await.unwrap();
+    let correlation = Uuid::now_v7();
+    let context = CommandContext::new()
+        .with_metadata(Metadata::new().with("ip", "::1"))
+        .with_correlation_id(correlation)
+        .with_actor("ann");
+    bus.dispatch_with(Deposit::new(id, 1), context).await.unwrap();
+
+    let events = events(&store, id).await;
+    let [first, second, third] = [0, 1, 2].map(|at| events[at].metadata().clone());
+    assert!(first.correlation_id.is_some() && first.causation_id.is_some());
+    assert_ne!(first.correlation_id, second.correlation_id);
+    assert_ne!(first.causation_id, second.causation_id);
+    assert_eq!(third.correlation_id, Some(correlation));
+    assert!(third.causation_id.is_some_and(|cause| cause != correlation));
+    assert_eq!(third.actor.as_deref(), Some("ann"));
+    assert_eq!(third.extra["ip"], "::1");
+}
+
+pub async fn a_command_can_follow_from_an_event<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let bus = CommandBus::new(&store);
+    let (first, second) = (id(), id());
+    bus.dispatch(Deposit::new(first, 1)).await.unwrap();
+    let cause = events(&store, first).await.remove(0);
+    let context = CommandContext::new().caused_by(&cause);
+    bus.dispatch_with(Deposit::new(second, 1), context).await.unwrap();
+    let effect = events(&store, second).await.remove(0);
+    assert_eq!(effect.metadata().causation_id, Some(cause.id().as_uuid()));
+    assert_eq!(effect.metadata().correlation_id, cause.metadata().correlation_id);
+}
+
+pub async fn an_expected_version_is_checked_once<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1, 1]).await;
+    let bus = CommandBus::new(&store);
+    let expect = |expected| CommandContext::new().with_expected(expected);
+    let command = Deposit::new(id, 1);
+    let stale = ExpectedVersion::Exact(StreamVersion::new(1));
+    for expected in [stale, ExpectedVersion::NoStream] {
+        let outcome = bus.dispatch_with(command.clone(), expect(expected)).await;
+        let conflict = Conflict::Version {
+            stream: Account::stream(&id).unwrap(),
+            expected,
+            actual: StreamVersion::new(2),
+        };
+        assert_eq!(outcome.unwrap_err().conflict(), Some(&conflict));
+    }
+    assert_eq!(command.decisions(), 0);
+    let exact = ExpectedVersion::Exact(StreamVersion::new(2));
+    bus.dispatch_with(command.clone(), expect(exact)).await.unwrap();
+
+    // Also when the other writer comes between the decision and the append.
+    let other = Fault::Overtake(raw(id, [added(1)]));
+    let bus = CommandBus::new(&Faulty::new(store.clone(), [other]));
+    let exact = ExpectedVersion::Exact(StreamVersion::new(3));
+    let outcome = bus.dispatch_with(command.clone(), expect(exact)).await;
+    assert!(outcome.unwrap_err().is_conflict());
+    assert_eq!(stored(&store, id).await.len(), 4);
+}
+
+pub async fn an_answer_that_was_lost_changes_nothing<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = id();
+    let bus = CommandBus::new(&Faulty::new(store.clone(), [Fault::Forget]));
+    let command = Deposit::new(id, 5);
+    let receipt = bus.dispatch(command.clone()).await.unwrap();
+    assert_eq!(command.decisions(), 1);
+    assert_eq!(stored(&store, id).await.len(), 1);
+    assert_eq!(receipt.checkpoint, store.head().await.unwrap());
+}
+
+pub async fn an_outcome_that_stays_unknown_names_the_events<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = id();
+    let faulty = Faulty::new(store.clone(), [Fault::Forget, Fault::Forget]);
+    let bus = CommandBus::new(&faulty).with_options(patient().with_max_attempts(2));
+    let command = Deposit::new(id, 5);
+    let error = bus.dispatch(command.clone()).await.unwrap_err();
+    assert!(error.is_outcome_unknown());
+    let event_ids = vec![events(&store, id).await[0].id()];
+    assert_eq!(error.kind(), &CommandErrorKind::OutcomeUnknown { event_ids });
+    assert_eq!((command.decisions(), faulty.appends()), (1, 2));
+}
+
+pub async fn a_deadline_ends_a_dispatch<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = id();
+    let faulty = Faulty::new(store.clone(), [Fault::Hang]);
+    let bus = CommandBus::new(&faulty);
+    let soon = CommandContext::new().with_deadline(Duration::from_millis(300));
+    let outcome = bus.dispatch_with(Deposit::new(id, 5), soon.clone()).await;
+    assert!(outcome.unwrap_err().is_outcome_unknown());
+    assert_eq!(stored(&store, id).await.len(), 1);
+
+    faulty.hang_reads();
+    let error = bus.dispatch_with(Deposit::new(id, 5), soon).await.unwrap_err();
+    assert_eq!(error.kind(), &CommandErrorKind::TimedOut);
+    let options = RepositoryOptions::default().with_deadline(Duration::from_millis(50));
+    let error = bus.with_options(options).dispatch(Deposit::new(id, 5)).await;
+    assert!(error.unwrap_err().is_transient());
+    assert_eq!(stored(&store, id).await.len(), 1);
+}
+
+pub async fn a_deleted_or_erased_aggregate_says_so<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let repository = Repository::<Account>::new(&store);
+    let bus = CommandBus::new(&store);
+    repository.delete(&id).await.unwrap();
+    let error = bus.dispatch(Deposit::new(id, 5)).await.unwrap_err();
+    assert!(matches!(error.kind(), CommandErrorKind::Deleted { .. }));
+    repository.erase(&id).await.unwrap();
+    let error = bus.dispatch(Deposit::new(id, 5)).await.unwrap_err();
+    assert!(matches!(error.kind(), CommandErrorKind::Erased { .. }));
+}
+
+pub async fn a_refused_id_is_told<F: Fixture>(fixture: &F) {
+    let bus = CommandBus::new(&fixture.store());
+    let error = bus.dispatch(Deposit::new(Uuid::nil(), 5)).await.unwrap_err();
+    assert!(error.is_invalid());
+    assert!(!error.is_transient());
+}
+
+pub async fn a_store_that_is_away_is_told<F: Fixture>(fixture: &F) {
+    let reason = "no route".to_owned();
+    let away = StoreErrorKind::Unavailable { reason };
+    let faults = [away, StoreErrorKind::Closed].map(Fault::Refuse);
+    let bus = CommandBus::new(&Faulty::new(fixture.store(), faults));
+    for _ in 0..2 {
+        let error = bus.dispatch(Deposit::new(id(), 5)).await.unwrap_err();
+        assert!(matches!(error.kind(), CommandErrorKind::Unavailable { .. }));
+        assert!(error.is_transient());
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}
+
+pub async fn an_unknown_event_fails_the_command<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let mut append = raw(id, []);
+    append.parts[0]
+        .events
+        .push(NewEvent::raw("account.audited", Payload::empty()));
+    store.append(append).await.unwrap();
+    let command = Deposit::new(id, 5);
+    let bus = CommandBus::new(&store);
+    let error = bus.dispatch(command.clone()).await.unwrap_err();
+    assert!(matches!(
+        error.kind(),
+        CommandErrorKind::Failed { reason } if reason.contains("account.audited")
+    ));
+    assert_eq!(command.decisions(), 0);
+}
+
+pub async fn a_bus_uses_the_repository_that_it_got<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let saves = Arc::new(AtomicUsize::new(0));
+    let counted = saves.clone();
+    let repository = Repository::<Account>::new(&store)
+        .with_metadata(Metadata::new().with("host", "one"))
+        .before_save(move |account, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            match account.balance > 10 {
+                true => Err("too rich".into()),
+                false => Ok(()),
+            }
+        });
+    let bus = CommandBus::new(&store).with_repository(repository);
+    let id = id();
+    let context = CommandContext::new().with_actor("ann");
+    bus.dispatch_with(Deposit::new(id, 10), context).await.unwrap();
+    let error = bus.dispatch(Deposit::new(id, 1)).await.unwrap_err();
+    assert!(matches!(
+        error.kind(),
+        CommandErrorKind::Vetoed { reason } if reason == "too rich"
+    ));
+    assert_eq!(saves.load(Ordering::SeqCst), 2);
+    let metadata = events(&store, id).await[0].metadata().clone();
+    assert_eq!(metadata.extra["host"], "one");
+    assert_eq!(metadata.actor.as_deref(), Some("ann"));
+}
+
+pub async fn all_concurrent_commands_count<F: Fixture>(fixture: &F) {
+    let id = id();
+    let bus = CommandBus::new(&fixture.store()).with_options(patient());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..24 {
+        let bus = bus.clone();
+        tasks.spawn(async move {
+            for _ in 0..4 {
+                bus.dispatch(Deposit::new(id, 1)).await.unwrap();
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    let repository = Repository::<Account>::new(&fixture.store());
+    assert_eq!(repository.load(&id).await.unwrap().balance, 96);
+}

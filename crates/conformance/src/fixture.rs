@@ -1,0 +1,66 @@
+//! How the suites get hold of a store.
+
+use std::{future::Future, sync::Arc};
+
+use backstory_aggregate::SnapshotStore;
+use backstory_event::{EventBus, EventStore, LocalBus};
+use backstory_projection::{Checkpoints, DocumentStore};
+
+/// Everything that a complete store does, as one dyn-compatible trait.
+pub trait CompleteStore: EventStore + SnapshotStore + Checkpoints + DocumentStore {}
+
+impl<T: EventStore + SnapshotStore + Checkpoints + DocumentStore + ?Sized> CompleteStore for T {}
+
+/// A store under test, empty at first, and whatever keeps it alive.
+pub trait Fixture: Send + Sync + 'static {
+    /// The store's handle.
+    type Store: CompleteStore + Clone;
+
+    /// A handle.
+    fn store(&self) -> Self::Store;
+
+    /// A handle on the same log as another process would have it; a store that lives in one
+    /// process gives another clone.
+    fn elsewhere(&self) -> impl Future<Output = Self::Store> + Send;
+
+    /// A new bus whose subscribers may each be `capacity` events behind; the one within a process
+    /// unless the fixture is for another one.
+    fn bus(&self, capacity: usize) -> Arc<dyn EventBus> {
+        Arc::new(LocalBus::with_capacity(capacity))
+    }
+}
+
+/// Runs a suite through `Arc<dyn …>`.
+#[derive(Debug)]
+pub struct Dyn<F>(pub F);
+
+impl<F: Fixture> Fixture for Dyn<F> {
+    type Store = Arc<dyn CompleteStore>;
+
+    fn store(&self) -> Self::Store {
+        Arc::new(self.0.store())
+    }
+
+    async fn elsewhere(&self) -> Self::Store {
+        Arc::new(self.0.elsewhere().await)
+    }
+
+    fn bus(&self, capacity: usize) -> Arc<dyn EventBus> {
+        Arc::new(self.0.bus(capacity))
+    }
+}
+
+/// Makes one `#[tokio::test]` of each named case of a module: each gets a fixture of its own.
+#[macro_export]
+macro_rules! cases {
+    ($make:expr, $suite:path, [$($case:ident)*]) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                use $suite as suite;
+                let fixture = $make.await;
+                suite::$case(&fixture).await;
+            }
+        )*
+    };
+}

@@ -1,0 +1,241 @@
+//! The port of every event store, and what follows from it.
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+use futures::{Stream, stream};
+
+use crate::{
+    Append, AppendCondition, Appended, Checkpoint, DecodeEvent, Decoded, Envelope, EventFilter,
+    EventQuery, Page, Position, RecordedEvent, StoreError, StreamId, StreamInfo, StreamPage,
+    StreamQuery, Subscription,
+};
+
+/// An append-only log with streams: what every store can do. [`EventStoreExt`] adds comfort.
+///
+/// Invariants that each implementation keeps, and the conformance suite checks: an append is
+/// stored whole or not at all; positions are 1, 2, 3 … without holes in commit order; the same
+/// append sent again gives the same receipt; a page proves that the log before it is unchanged.
+#[async_trait]
+pub trait EventStore: Debug + Send + Sync + 'static {
+    /// Stores an append, whole or not at all.
+    ///
+    /// Dropping the future does not undo the append; send it again to learn its outcome.
+    ///
+    /// # Errors
+    /// [`crate::StoreErrorKind`] says what happened and what to do.
+    async fn append(&self, append: Append) -> Result<Appended, StoreError>;
+
+    /// Reads one page of a query: as many events as the store finds right.
+    ///
+    /// # Errors
+    /// `Diverged` when the event of `query.after` is not there any more, `Unavailable`, `Closed` …
+    async fn read(&self, query: &EventQuery) -> Result<Page, StoreError>;
+
+    /// Lists streams by category, key, tag and state, in byte order.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Closed` …
+    async fn streams(&self, query: &StreamQuery) -> Result<StreamPage, StoreError>;
+
+    /// Waits until the log may reach beyond a position, and says how far it reaches as far as is
+    /// known. May return early; the caller reads to be sure.
+    ///
+    /// # Errors
+    /// `Closed` when the store is shut down while somebody waits.
+    async fn changed(&self, after: Position) -> Result<Position, StoreError>;
+}
+
+macro_rules! forward_event_store {
+    ($($type:ty)*) => {$(
+        #[async_trait]
+        impl<T: EventStore + ?Sized> EventStore for $type {
+            async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+                (**self).append(append).await
+            }
+
+            async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
+                (**self).read(query).await
+            }
+
+            async fn streams(&self, query: &StreamQuery) -> Result<StreamPage, StoreError> {
+                (**self).streams(query).await
+            }
+
+            async fn changed(&self, after: Position) -> Result<Position, StoreError> {
+                (**self).changed(after).await
+            }
+        }
+    )*};
+}
+
+forward_event_store! { Arc<T> Box<T> }
+
+/// A state that is folded from the events of a filter, for a decision with a condition.
+///
+/// ```
+/// # use backstory_event::{DecodeEvent, Envelope, Event, Fold};
+/// # #[derive(serde::Serialize, serde::Deserialize, Event)]
+/// # #[event(prefix = "seat", crate = "backstory_event")]
+/// # enum SeatEvent { Taken, Left }
+/// #[derive(Default)]
+/// struct Seats(i32);
+///
+/// impl Fold for Seats {
+///     type Event = SeatEvent;
+///     fn fold(&mut self, envelope: &Envelope<SeatEvent>) {
+///         self.0 += match envelope.event {
+///             SeatEvent::Taken => 1,
+///             SeatEvent::Left => -1,
+///         };
+///     }
+/// }
+/// ```
+pub trait Fold: Default + Send {
+    /// The events that it knows; others are passed over.
+    type Event: DecodeEvent;
+
+    /// What an event does to the state.
+    fn fold(&mut self, envelope: &Envelope<Self::Event>);
+}
+
+/// A folded state, and up to where the log was read for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folded<S> {
+    /// The state.
+    pub state: S,
+    /// The filter it was folded from.
+    pub filter: EventFilter,
+    /// Up to where the log was read, also when nothing matched.
+    pub read_to: Checkpoint,
+}
+
+impl<S> Folded<S> {
+    /// The condition that the decision still holds: no further event of the filter.
+    pub fn condition(&self) -> AppendCondition {
+        AppendCondition::new(self.filter.clone(), self.read_to)
+    }
+}
+
+/// What every store can do because it is an [`EventStore`].
+#[async_trait]
+pub trait EventStoreExt: EventStore {
+    /// All events of a query, page by page; no connection is held between pages.
+    fn events(
+        &self,
+        query: EventQuery,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send
+    where
+        Self: Sized,
+    {
+        let pages = stream::try_unfold(Some(query), move |query| async move {
+            let Some(query) = query else { return Ok(None) };
+            let page = self.read(&query).await?;
+            Ok::<_, StoreError>(Some((
+                stream::iter(page.events.into_iter().map(Ok)),
+                page.next,
+            )))
+        });
+        futures::TryStreamExt::try_flatten(pages)
+    }
+
+    /// All events of a query in one list. For small answers: it grows with the answer.
+    ///
+    /// # Errors
+    /// As [`EventStore::read`].
+    async fn collect(&self, query: EventQuery) -> Result<Vec<RecordedEvent>, StoreError> {
+        let mut events = Vec::new();
+        let mut query = Some(query);
+        while let Some(current) = query {
+            let page = self.read(&current).await?;
+            events.extend(page.events);
+            query = page.next;
+        }
+        Ok(events)
+    }
+
+    /// All events of a query, decoded; erased and unknown ones are passed over.
+    ///
+    /// # Errors
+    /// As [`EventStore::read`], and `Decode` when a known event does not decode.
+    async fn collect_as<E: DecodeEvent>(
+        &self,
+        query: EventQuery,
+    ) -> Result<Vec<Envelope<E>>, StoreError> {
+        let mut envelopes = Vec::new();
+        for event in self.collect(query).await? {
+            match event.decode()? {
+                Decoded::Unknown => {}
+                Decoded::One(envelope) => envelopes.push(envelope),
+                Decoded::Parts(parts) => envelopes.extend(parts),
+            }
+        }
+        Ok(envelopes)
+    }
+
+    /// Folds the events of a filter into a state, and says up to where the log was read.
+    ///
+    /// # Errors
+    /// As [`EventStore::read`], and `Decode` when a known event does not decode.
+    async fn fold<S: Fold>(&self, filter: EventFilter) -> Result<Folded<S>, StoreError> {
+        let mut state = S::default();
+        let mut read_to = Checkpoint::START;
+        let mut query = Some(EventQuery::new(filter.clone()));
+        while let Some(current) = query {
+            let page = self.read(&current).await?;
+            for event in &page.events {
+                match event.decode()? {
+                    Decoded::Unknown => {}
+                    Decoded::One(envelope) => state.fold(&envelope),
+                    Decoded::Parts(parts) => parts.iter().for_each(|part| state.fold(part)),
+                }
+            }
+            read_to = page.checkpoint;
+            query = page.next;
+        }
+        Ok(Folded {
+            state,
+            filter,
+            read_to,
+        })
+    }
+
+    /// The newest event's position and id; [`Checkpoint::START`] for an empty log.
+    ///
+    /// # Errors
+    /// As [`EventStore::read`].
+    async fn head(&self) -> Result<Checkpoint, StoreError> {
+        let page = self
+            .read(&EventQuery::new(EventFilter::all()).backward().limit(1))
+            .await?;
+        Ok(page
+            .events
+            .first()
+            .map_or(Checkpoint::START, RecordedEvent::checkpoint))
+    }
+
+    /// What is known of one stream without reading it, in any state.
+    ///
+    /// # Errors
+    /// As [`EventStore::streams`].
+    async fn stream_info(&self, stream: &StreamId) -> Result<Option<StreamInfo>, StoreError> {
+        use crate::StreamState::{Deleted, Erased, Live};
+        let query = StreamQuery::new()
+            .category(stream.category())
+            .key(stream.key());
+        let query = [Live, Deleted, Erased]
+            .into_iter()
+            .fold(query, StreamQuery::state);
+        Ok(self.streams(&query).await?.streams.into_iter().next())
+    }
+
+    /// Catches up from a checkpoint, then goes on live: no gap and no repeat.
+    fn subscribe(&self, from: impl Into<Checkpoint>, filter: EventFilter) -> Subscription
+    where
+        Self: Sized + Clone,
+    {
+        Subscription::new(Arc::new(self.clone()), from.into(), filter)
+    }
+}
+
+impl<T: EventStore + ?Sized> EventStoreExt for T {}

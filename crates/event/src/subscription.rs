@@ -1,0 +1,116 @@
+//! Reading on for ever: catch up, then live.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, stream};
+use futures_timer::Delay;
+
+use crate::{
+    Checkpoint, EventFilter, EventQuery, EventStore, Page, RecordedEvent, StoreError,
+    StoreErrorKind,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A reader that never skips and never repeats. Nothing runs while nobody asks it.
+#[derive(Debug)]
+pub struct Subscription {
+    store: Arc<dyn EventStore>,
+    filter: EventFilter,
+    checkpoint: Checkpoint,
+    limit: Option<usize>,
+}
+
+impl Subscription {
+    /// A subscription to a store, behind a checkpoint.
+    pub fn new(store: Arc<dyn EventStore>, from: Checkpoint, filter: EventFilter) -> Self {
+        Self {
+            store,
+            filter,
+            checkpoint: from,
+            limit: None,
+        }
+    }
+
+    /// With at most so many events per page.
+    #[must_use]
+    pub fn with_page_limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit.max(1));
+        self
+    }
+
+    /// Up to where it has read: keep it to go on from there.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.checkpoint
+    }
+
+    /// The next page: waits until the log has grown. Its events may be none when nothing new
+    /// matched; its checkpoint has moved all the same. Cancel-safe.
+    ///
+    /// A store that is away is waited for, with pauses up to 2 seconds.
+    ///
+    /// # Errors
+    /// What time does not heal: `Diverged`, `Closed`, `Denied`, …
+    pub async fn next_page(&mut self) -> Result<Page, StoreError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_next_page().await {
+                Ok(Some(page)) => return Ok(page),
+                Ok(None) => pause = FIRST_PAUSE,
+                Err(error) if error.is_transient() => {
+                    Delay::new(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_next_page(&mut self) -> Result<Option<Page>, StoreError> {
+        let mut query = EventQuery::new(self.filter.clone()).after(self.checkpoint);
+        query.limit = self.limit;
+        let page = self.store.read(&query).await?;
+        if page.checkpoint.position > self.checkpoint.position {
+            self.checkpoint = page.checkpoint;
+            return Ok(Some(page));
+        }
+        self.store.changed(self.checkpoint.position).await?;
+        Ok(None)
+    }
+
+    /// The events as a stream. It ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send {
+        let pages = stream::try_unfold(self, |mut subscription| async move {
+            let page = subscription.next_page().await?;
+            Ok::<_, StoreError>(Some((
+                stream::iter(page.events.into_iter().map(Ok)),
+                subscription,
+            )))
+        });
+        futures::TryStreamExt::try_flatten(pages)
+    }
+
+    /// The first event that matches, from the checkpoint on: race-free waiting.
+    ///
+    /// # Errors
+    /// As [`Self::next_page`]; `Unavailable` when the deadline passes.
+    pub async fn first(self, deadline: Duration) -> Result<RecordedEvent, StoreError> {
+        let find = async {
+            let mut subscription = self.with_page_limit(1);
+            loop {
+                if let Some(event) = subscription.next_page().await?.events.into_iter().next() {
+                    return Ok(event);
+                }
+            }
+        };
+        match futures::future::select(std::pin::pin!(find), Delay::new(deadline)).await {
+            futures::future::Either::Left((event, _)) => event,
+            futures::future::Either::Right(_) => {
+                Err(StoreError::new(StoreErrorKind::Unavailable {
+                    reason: format!("no such event within {deadline:?}"),
+                }))
+            }
+        }
+    }
+}

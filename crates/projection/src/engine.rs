@@ -1,0 +1,387 @@
+//! When one projection does what: a pure state machine. It is told what happened and what time it
+//! is, and says what to do next. [`crate::projector`] does it.
+
+use std::time::Duration;
+
+use backstory_event::Position;
+
+use crate::{Schedule, schedule::Timing};
+
+/// The time since the projector began.
+pub(crate) type Time = Duration;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long two processes that ran into each other stay apart: between these.
+const FENCE_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// A checkpoint that moved past events of others is written so often …
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+/// … or after so many positions.
+const IDLE_POSITIONS: i64 = 10_000;
+/// At shutdown a projection catches up when it is no farther behind than this.
+const CLOSING_POSITIONS: i64 = 10_000;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Project what is buffered; store only the checkpoint when nothing is.
+    Run,
+    /// Find the end of the log and say [`Engine::head_found`].
+    FindHead,
+    /// Load the projection's progress and say [`Engine::reloaded`].
+    Reload,
+    /// Wait for news, at most until then. Meanwhile read on if there is [`Engine::room`].
+    Wait(Option<Time>),
+    /// Nothing is left to do, for ever.
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Active,
+    Paused,
+    /// By an error that time does not heal.
+    Stopped,
+}
+
+/// What was read and is not projected yet.
+#[derive(Debug, Clone, Copy)]
+struct Buffer {
+    events: usize,
+    /// Where its first event is.
+    first: Position,
+    /// When its first event came.
+    since: Time,
+    /// When its last event came.
+    latest: Time,
+    full: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Engine {
+    schedule: Schedule,
+    mode: Mode,
+    /// The last position to project before the end, once the end is near.
+    closing: Option<Position>,
+    /// Where the checkpoint in the store is, and since when.
+    stored: Position,
+    stored_at: Time,
+    /// Up to here the log has been looked at.
+    scanned: Position,
+    buffer: Option<Buffer>,
+    /// Up to here somebody asked it to run, or waits.
+    asked: Position,
+    awaited: Position,
+    /// When a periodic schedule runs next; and that it shall run now.
+    tick: Option<Time>,
+    look: bool,
+    failures: u32,
+    fenced: bool,
+    /// Nothing happens before that: the pause after a failure or a fence.
+    blocked_until: Option<Time>,
+    jitter: u64,
+}
+
+impl Engine {
+    /// A projection whose checkpoint is at `stored`, with a log that ends at `head`. `jitter` is
+    /// any number, another one for each process.
+    pub(crate) fn new(
+        schedule: Schedule,
+        now: Time,
+        stored: Position,
+        head: Position,
+        jitter: u64,
+    ) -> Self {
+        let (asked, tick, look) = match schedule.timing {
+            // What is in the log already has waited long enough.
+            Timing::Continuous { .. } => (head, None, false),
+            Timing::Periodic { every, immediately } => {
+                (Position::START, Some(now + every), immediately)
+            }
+        };
+        Self {
+            schedule,
+            mode: Mode::Active,
+            closing: None,
+            stored,
+            stored_at: now,
+            scanned: stored,
+            buffer: None,
+            asked,
+            awaited: Position::START,
+            tick,
+            look,
+            failures: 0,
+            fenced: false,
+            blocked_until: None,
+            jitter,
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn next(&mut self, now: Time) -> Action {
+        if self.mode != Mode::Active {
+            return match self.closing {
+                Some(_) => Action::Stop,
+                None => Action::Wait(None),
+            };
+        }
+        if let Some(until) = self.blocked_until {
+            if self.closing.is_some() && self.failures > 0 {
+                return Action::Stop;
+            }
+            if now < until {
+                return Action::Wait(Some(until));
+            }
+            self.blocked_until = None;
+        }
+        if self.fenced {
+            return Action::Reload;
+        }
+        self.pass_ticks(now);
+        if self.look {
+            return Action::FindHead;
+        }
+        if self.is_due(now) {
+            return Action::Run;
+        }
+        match self.closing {
+            Some(up_to) if self.scanned >= up_to => Action::Stop,
+            _ => Action::Wait(self.timer()),
+        }
+    }
+
+    /// How many more events it takes in. 0: read nothing now.
+    pub(crate) fn room(&self) -> usize {
+        let blocked = self.blocked_until.is_some() || self.fenced || self.look;
+        let (events, full) = self
+            .buffer
+            .map_or((0, false), |buffer| (buffer.events, buffer.full));
+        let wanted = match (self.closing, self.schedule.timing) {
+            (Some(up_to), _) => self.scanned < up_to,
+            (None, Timing::Continuous { .. }) => true,
+            (None, Timing::Periodic { .. }) => self.scanned < self.asked.max(self.awaited),
+        };
+        if self.mode != Mode::Active || blocked || full || !wanted {
+            return 0;
+        }
+        self.schedule.max_batch.saturating_sub(events)
+    }
+
+    /// Up to here the read model contains the log.
+    pub(crate) fn reached(&self) -> Position {
+        match self.buffer {
+            Some(buffer) => Position::new(buffer.first.get() - 1),
+            None => self.scanned,
+        }
+    }
+
+    /// How often the projection failed since it last got on.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.mode == Mode::Paused
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.mode == Mode::Stopped
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// The log was looked at up to `scanned`; so many events of it, the first one there, are in the
+    /// buffer now. `full`: the buffer takes no more, whatever their number.
+    pub(crate) fn filled(
+        &mut self,
+        now: Time,
+        scanned: Position,
+        first: Option<Position>,
+        events: usize,
+        full: bool,
+    ) {
+        self.failures = 0;
+        self.scanned = self.scanned.max(scanned);
+        let Some(first) = first else { return };
+        let before = self.buffer.get_or_insert(Buffer {
+            events: 0,
+            first,
+            since: now,
+            latest: now,
+            full,
+        });
+        before.events += events;
+        before.latest = now;
+        before.full = full;
+    }
+
+    /// The log could not be read, or a batch not be stored.
+    pub(crate) fn failed(&mut self, now: Time) {
+        self.failures = self.failures.saturating_add(1);
+        let doubled = FIRST_PAUSE * 2_u32.saturating_pow((self.failures - 1).min(16));
+        self.blocked_until = Some(now + doubled.min(LONGEST_PAUSE));
+    }
+
+    /// A batch is stored, with the checkpoint at `to`. So many events, the first one there, are
+    /// left in the buffer.
+    pub(crate) fn committed(&mut self, now: Time, to: Position, left: Option<(usize, Position)>) {
+        self.failures = 0;
+        self.stored = to;
+        self.stored_at = now;
+        self.buffer = match (self.buffer, left) {
+            (Some(buffer), Some((events, first))) => Some(Buffer {
+                events,
+                first,
+                full: false,
+                ..buffer
+            }),
+            _ => None,
+        };
+    }
+
+    /// Another process moved the projection meanwhile.
+    pub(crate) fn fenced(&mut self, now: Time) {
+        self.fenced = true;
+        let (least, most) = FENCE_PAUSE;
+        let spread = (most - least).as_micros() as u64;
+        self.blocked_until = Some(now + least + Duration::from_micros(self.random() % spread));
+    }
+
+    /// The projection's progress was loaded anew; the buffer is empty.
+    pub(crate) fn reloaded(&mut self, now: Time, stored: Position) {
+        self.fenced = false;
+        self.stored = stored;
+        self.stored_at = now;
+        self.scanned = stored;
+        self.buffer = None;
+    }
+
+    /// The read model was emptied. It is built again at once, up to `head` without a debounce.
+    pub(crate) fn reset(&mut self, now: Time, head: Position) {
+        self.reloaded(now, Position::START);
+        self.failures = 0;
+        self.blocked_until = None;
+        self.asked = head;
+        if self.mode == Mode::Stopped {
+            self.mode = Mode::Active;
+        }
+    }
+
+    /// Somebody waits for this position; [`Position::START`]: nobody does.
+    pub(crate) fn awaited(&mut self, position: Position) {
+        self.awaited = position;
+    }
+
+    /// Somebody wants it to run now, up to this position.
+    pub(crate) fn triggered(&mut self, position: Position) {
+        self.asked = self.asked.max(position);
+        if self.failures > 0 {
+            self.blocked_until = None;
+        }
+    }
+
+    /// The answer to [`Action::FindHead`].
+    pub(crate) fn head_found(&mut self, position: Position) {
+        self.look = false;
+        self.failures = 0;
+        self.asked = self.asked.max(position);
+    }
+
+    pub(crate) fn paused(&mut self) {
+        if self.mode == Mode::Active {
+            self.mode = Mode::Paused;
+        }
+    }
+
+    /// Goes on, also after a failure or an error that stopped it.
+    pub(crate) fn resumed(&mut self) {
+        self.mode = Mode::Active;
+        if self.failures > 0 {
+            self.blocked_until = None;
+        }
+    }
+
+    /// An error that time does not heal.
+    pub(crate) fn stopped(&mut self) {
+        self.mode = Mode::Stopped;
+    }
+
+    /// The end is near: what is buffered is projected, and what is in the log up to `head` if
+    /// that is not too much.
+    pub(crate) fn close(&mut self, head: Position) {
+        let goal = match self.schedule.timing {
+            Timing::Continuous { .. } => head,
+            // A run that has begun is finished; no other one begins.
+            Timing::Periodic { .. } => self.asked,
+        };
+        let near = goal.get() - self.scanned.get() <= CLOSING_POSITIONS;
+        self.closing = Some(if near { goal } else { self.scanned });
+        self.look = false;
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        let Some(buffer) = &self.buffer else {
+            let behind = self.scanned.get() - self.stored.get();
+            let done = self.closing.is_some_and(|up_to| self.scanned >= up_to);
+            return behind > 0
+                && (done || behind >= IDLE_POSITIONS || now >= self.stored_at + IDLE_PAUSE);
+        };
+        buffer.full
+            || buffer.events >= self.schedule.max_batch
+            || self.closing.is_some()
+            || self.failures > 0
+            || buffer.first <= self.asked.max(self.awaited)
+            || now >= self.fires_at(buffer)
+    }
+
+    fn fires_at(&self, buffer: &Buffer) -> Time {
+        match self.schedule.timing {
+            Timing::Continuous { debounce, cap } => {
+                (buffer.latest + debounce).min(buffer.since + cap)
+            }
+            // It collects nothing between its runs.
+            Timing::Periodic { .. } => buffer.since,
+        }
+    }
+
+    fn timer(&self) -> Option<Time> {
+        let work = match &self.buffer {
+            Some(buffer) => Some(self.fires_at(buffer)),
+            None if self.scanned > self.stored => Some(self.stored_at + IDLE_PAUSE),
+            None => None,
+        };
+        let tick = self.tick.filter(|_| self.closing.is_none());
+        [work, tick].into_iter().flatten().min()
+    }
+
+    fn pass_ticks(&mut self, now: Time) {
+        let (Some(tick), Timing::Periodic { every, .. }) = (self.tick, self.schedule.timing) else {
+            return;
+        };
+        if now < tick || self.closing.is_some() {
+            return;
+        }
+        // Ticks that were missed are not made up for.
+        let missed = (now - tick).as_nanos() / every.as_nanos();
+        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+        self.tick = Some(tick + every.saturating_mul(missed.saturating_add(1)));
+        self.look = true;
+    }
+
+    /// A number that nobody has to guess well (xorshift).
+    fn random(&mut self) -> u64 {
+        let mut x = self.jitter | 1;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.jitter = x;
+        x
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! Projections, documents, schedules and the projector that runs them.
+//!
+//! A [`Projection`] turns events into a read model. [`Documents`] is the read model that needs no
+//! SQL: keyed JSON documents in collections. A [`Projector`] runs projections, each on its
+//! [`Schedule`], and each batch commits together with the projection's checkpoint: every event is
+//! in the read model exactly once, also after a crash.
+//!
+//! # Tracing
+//! | name | kind | fields |
+//! |---|---|---|
+//! | `backstory.projection.batch` | span, debug | `projection`, `from`, `to` (positions), `events` |
+//! | "a projection failed" | event, warn | `projection`, `after`, `attempts`, `stopped`, `error` |
+//! | "another process moved the projection" | event, debug | `projection` |
+//! | "the shared reader of a projector failed" | event, debug | `error` |
+
+mod checkpoint;
+mod documents;
+mod engine;
+mod host;
+mod projection;
+mod projector;
+mod schedule;
+#[cfg(any(test, feature = "test-util"))]
+pub mod test_util;
+
+pub use checkpoint::{Checkpoints, CommitError, Progress, Step, Target};
+pub use documents::{
+    Collection, Cursor, DocumentError, DocumentErrorKind, DocumentKey, DocumentList, DocumentPage,
+    DocumentReader, DocumentRow, DocumentStore, DocumentWrite, Documents, List, MAX_INDEXES,
+};
+pub use host::{Host, Unit};
+pub use projection::{NotResettable, Projection, Result};
+pub use projector::{
+    Awaited, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
+    ProjectorErrorKind, ProjectorOptions, RunningProjector, ShutdownReport,
+};
+pub use schedule::{Continuous, Periodic, Schedule};

@@ -1,0 +1,54 @@
+//! What a user writes to turn the log into a read model.
+
+use async_trait::async_trait;
+use backstory_event::{BoxError, DecodeEvent, Envelope, EventFilter};
+
+/// What a projection answers. Any error can be passed on with `?`.
+pub type Result<T = (), E = BoxError> = std::result::Result<T, E>;
+
+/// Turns events into a read model.
+///
+/// `Cx` is what it writes with: `Documents`, or the SQL connection of a store.
+/// Whatever it writes there commits together with its checkpoint: each event is seen exactly once.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a projection with the context `{Cx}`",
+    label = "not a projection",
+    note = "add `#[async_trait] impl Projection<Documents> for {Self}`"
+)]
+#[async_trait]
+pub trait Projection<Cx: Send>: Send + Sync + 'static {
+    /// The events that it wants. Others are passed over and never decoded.
+    type Event: DecodeEvent;
+
+    /// The name of its checkpoint in the store. It must never change, and no two projections of a
+    /// store may share it.
+    const NAME: &'static str;
+
+    /// Which events it gets; all that [`Self::Event`] decodes by default.
+    fn filter(&self) -> EventFilter {
+        EventFilter::of::<Self::Event>()
+    }
+
+    /// Brings the read model up to date with events that follow each other in the log.
+    ///
+    /// # Errors
+    /// Any: nothing of the batch is stored, and it is tried again later.
+    async fn project(&self, batch: &[Envelope<Self::Event>], cx: &mut Cx) -> Result;
+
+    /// Empties the read model before a rebuild. Documents are emptied without it.
+    ///
+    /// # Errors
+    /// [`NotResettable`] by default.
+    async fn reset(&self, cx: &mut Cx) -> Result {
+        let _ = cx;
+        Err(NotResettable { projection: Self::NAME }.into())
+    }
+}
+
+/// A projection with a SQL read model that does not say how to empty it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("projection `{projection}` cannot be reset: implement `Projection::reset` for it")]
+pub struct NotResettable {
+    /// The projection.
+    pub projection: &'static str,
+}

@@ -1,0 +1,233 @@
+//! What a projection's task and those who watch it share.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use backstory_event::{Checkpoint, Position};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::error::{ProjectorError, ProjectorErrorKind, SharedError, chain};
+
+/// What a projection is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProjectionState {
+    /// It runs when its schedule says so.
+    Running,
+    /// It was paused.
+    Paused,
+    /// It failed, and will try again.
+    Failing {
+        /// The error and its causes.
+        reason: String,
+        /// How often it failed since it last got on.
+        attempts: u32,
+    },
+    /// It does nothing any more: after an error that time does not heal, or a shutdown.
+    Stopped {
+        /// The error and its causes.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ProjectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Paused => f.write_str("paused"),
+            Self::Failing { reason, attempts } => write!(f, "failing ({attempts}): {reason}"),
+            Self::Stopped { reason } => write!(f, "stopped: {reason}"),
+        }
+    }
+}
+
+/// How a projection is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProjectionStatus {
+    /// Its name.
+    pub name: String,
+    /// The checkpoint that is stored with its read model.
+    pub checkpoint: Checkpoint,
+    /// Up to here its read model contains the log: at or behind the checkpoint, which is not
+    /// written for each event that the projection does not want.
+    pub reached: Position,
+    /// Where the log ends, as far as is known.
+    pub head: Position,
+    /// How many events of the log it has not passed yet, wanted or not.
+    pub lag: u64,
+    /// How many events it has read and not projected yet: they wait for the debounce.
+    pub buffered: usize,
+    /// What it is doing.
+    pub state: ProjectionState,
+    /// How many stored events it was given and has stored, since the start of the projector.
+    pub events_projected: u64,
+    /// How many batches of events it has stored, since the start of the projector.
+    pub batches: u64,
+}
+
+/// The newest that is known of a projection.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) reached: Position,
+    pub(crate) buffered: usize,
+    pub(crate) attempts: u32,
+    pub(crate) mode: Mode,
+    pub(crate) error: Option<SharedError>,
+    pub(crate) events: u64,
+    pub(crate) batches: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Running,
+    Paused,
+    Failing,
+    Stopped,
+    /// By a shutdown.
+    Ended,
+}
+
+impl Snapshot {
+    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
+        Self {
+            checkpoint,
+            reached: checkpoint.position,
+            buffered: 0,
+            attempts: 0,
+            mode: Mode::Running,
+            error: None,
+            events: 0,
+            batches: 0,
+        }
+    }
+
+    pub(crate) fn state(&self) -> ProjectionState {
+        let reason = self.reason();
+        match self.mode {
+            Mode::Running => ProjectionState::Running,
+            Mode::Paused => ProjectionState::Paused,
+            Mode::Failing => ProjectionState::Failing {
+                reason,
+                attempts: self.attempts,
+            },
+            Mode::Stopped | Mode::Ended => ProjectionState::Stopped { reason },
+        }
+    }
+
+    /// Why it will not get on by itself soon, if so.
+    pub(crate) fn trouble(&self, projection: &str) -> Option<ProjectorError> {
+        let projection = projection.to_owned();
+        let (after, reason) = (self.reached, self.reason());
+        let kind = match self.mode {
+            Mode::Running => return None,
+            Mode::Paused => ProjectorErrorKind::Paused { projection, after },
+            Mode::Failing => ProjectorErrorKind::Failing {
+                projection,
+                after,
+                attempts: self.attempts,
+                reason,
+            },
+            Mode::Stopped | Mode::Ended => ProjectorErrorKind::Stopped {
+                projection,
+                after,
+                reason,
+            },
+        };
+        Some(ProjectorError::with_source(kind, self.error.clone()))
+    }
+
+    fn reason(&self) -> String {
+        match &self.error {
+            Some(error) => chain(&**error),
+            None => "the projector was shut down".to_owned(),
+        }
+    }
+
+    /// True when nothing changed for those who watch.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let same_error = match (&self.error, &other.error) {
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        let numbers = |of: &Self| (of.reached, of.buffered, of.attempts, of.events, of.batches);
+        same_error
+            && self.mode == other.mode
+            && self.checkpoint == other.checkpoint
+            && numbers(self) == numbers(other)
+    }
+}
+
+/// What somebody tells a projection's task.
+pub(crate) enum Command {
+    Trigger(Position),
+    Pause(oneshot::Sender<()>),
+    Resume(oneshot::Sender<()>),
+    Reset(oneshot::Sender<Result<(), ProjectorError>>),
+}
+
+/// How somebody reaches a projection's task.
+pub(crate) struct Remote {
+    pub(crate) name: &'static str,
+    pub(crate) filter: backstory_event::EventFilter,
+    pub(crate) snapshot: watch::Receiver<Snapshot>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+/// The positions that somebody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    // How many wait for each.
+    positions: Mutex<BTreeMap<Position, usize>>,
+    changed: Notify,
+}
+
+impl Waiters {
+    /// Waits for a position as long as the guard lives.
+    pub(crate) fn register(self: &Arc<Self>, position: Position) -> Waiting {
+        self.with(|positions| *positions.entry(position).or_default() += 1);
+        self.changed.notify_one();
+        Waiting {
+            waiters: Arc::clone(self),
+            position,
+        }
+    }
+
+    /// The highest position that somebody waits for; the start when nobody waits.
+    pub(crate) fn highest(&self) -> Position {
+        self.with(|positions| positions.keys().next_back().copied().unwrap_or_default())
+    }
+
+    /// Waits until somebody else waits. For one task only.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<Position, usize>) -> T) -> T {
+        f(&mut self.positions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Somebody waits for a position.
+pub(crate) struct Waiting {
+    waiters: Arc<Waiters>,
+    position: Position,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waiters.with(|positions| {
+            if let Some(count) = positions.get_mut(&self.position) {
+                *count -= 1;
+                if *count == 0 {
+                    positions.remove(&self.position);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,198 @@
+//! What can go wrong with running projections.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use backstory_event::{Invalid, Position, StoreError};
+
+/// An error that several waiters get.
+pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
+
+/// Why a projector did not do what was asked. See [`ProjectorErrorKind`].
+#[derive(Debug, Clone)]
+pub struct ProjectorError {
+    kind: Box<ProjectorErrorKind>,
+    source: Option<SharedError>,
+}
+
+/// The cases of a [`ProjectorError`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectorErrorKind {
+    /// Two projections of a projector have the same name, and so the same checkpoint.
+    #[error("two projections are called `{projection}`: rename one")]
+    DuplicateName {
+        /// The name.
+        projection: String,
+    },
+    /// A projection's name is no name.
+    #[error(transparent)]
+    InvalidName(#[from] Invalid),
+    /// The projector has no projection of this name.
+    #[error("there is no projection `{projection}`; there are: {}", known.join(", "))]
+    UnknownProjection {
+        /// The name.
+        projection: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// The projector was started outside a tokio runtime.
+    #[error("the projector needs a tokio runtime: start it in one")]
+    NoRuntime,
+    /// The projection fails. It tries again, later and later, up to every 30 seconds.
+    #[error("projection `{projection}` fails behind position {after} (attempt {attempts}): {reason}")]
+    Failing {
+        /// The projection.
+        projection: String,
+        /// Up to where it got.
+        after: Position,
+        /// How often it failed since it last got on.
+        attempts: u32,
+        /// The error and its causes.
+        reason: String,
+    },
+    /// The projection is paused: resume it.
+    #[error("projection `{projection}` is paused at position {after}: resume it")]
+    Paused {
+        /// The projection.
+        projection: String,
+        /// Up to where it got.
+        after: Position,
+    },
+    /// The projection has stopped: by an error that time does not heal, or by a shutdown.
+    #[error("projection `{projection}` stopped at position {after}: {reason}")]
+    Stopped {
+        /// The projection.
+        projection: String,
+        /// Up to where it got.
+        after: Position,
+        /// The error and its causes.
+        reason: String,
+    },
+    /// The projection did not get there in time.
+    #[error(
+        "projection `{projection}` did not reach position {awaited} within {deadline:?}: it is at \
+         position {after}"
+    )]
+    TimedOut {
+        /// The projection.
+        projection: String,
+        /// What was waited for.
+        awaited: Position,
+        /// Up to where it got.
+        after: Position,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// The read model could not be emptied. Nothing was changed.
+    #[error("projection `{projection}` was not reset: {reason}")]
+    NotReset {
+        /// The projection.
+        projection: String,
+        /// The error and its causes.
+        reason: String,
+    },
+    /// The grace of a shutdown ended before these projections had finished. What is left is
+    /// projected after the next start.
+    #[error("the grace of the shutdown ended before these had finished: {}", projections.join(", "))]
+    Unfinished {
+        /// The projections.
+        projections: Vec<String>,
+    },
+    /// The store failed.
+    #[error("the store failed: {reason}")]
+    Store {
+        /// The error.
+        reason: String,
+    },
+}
+
+impl ProjectorError {
+    pub(crate) fn new(kind: ProjectorErrorKind) -> Self {
+        Self {
+            kind: Box::new(kind),
+            source: None,
+        }
+    }
+
+    pub(crate) fn with_source(kind: ProjectorErrorKind, source: Option<SharedError>) -> Self {
+        Self {
+            kind: Box::new(kind),
+            source,
+        }
+    }
+
+    /// The case.
+    pub fn kind(&self) -> &ProjectorErrorKind {
+        &self.kind
+    }
+
+    /// True when a projection fails and will try again.
+    pub fn is_failing(&self) -> bool {
+        matches!(self.kind(), ProjectorErrorKind::Failing { .. })
+    }
+
+    /// True when a projection is paused.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.kind(), ProjectorErrorKind::Paused { .. })
+    }
+
+    /// True when a projection has stopped.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.kind(), ProjectorErrorKind::Stopped { .. })
+    }
+
+    /// True when a deadline passed: trying again may help.
+    pub fn is_timed_out(&self) -> bool {
+        matches!(self.kind(), ProjectorErrorKind::TimedOut { .. })
+    }
+
+    /// True when the log is another one than before: reset what was derived from it.
+    pub fn is_diverged(&self) -> bool {
+        self.store_error().is_some_and(StoreError::is_diverged)
+    }
+
+    /// The error of the store that is the cause, if it is.
+    pub fn store_error(&self) -> Option<&StoreError> {
+        self.source.as_ref()?.downcast_ref()
+    }
+}
+
+impl fmt::Display for ProjectorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.kind, f)
+    }
+}
+
+impl Error for ProjectorError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<StoreError> for ProjectorError {
+    fn from(error: StoreError) -> Self {
+        let reason = chain(&error);
+        Self::with_source(ProjectorErrorKind::Store { reason }, Some(Arc::new(error)))
+    }
+}
+
+/// A projection's code panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("it panicked: {0}")]
+pub(crate) struct Panicked(pub(crate) String);
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Transparent errors repeat the text of their cause.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

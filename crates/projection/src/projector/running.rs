@@ -1,0 +1,394 @@
+//! A projector at work.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use backstory_event::{Appended, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt};
+use futures::future::{join_all, try_join_all};
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+    time::timeout,
+};
+
+use super::{
+    ProjectionStatus, ProjectorOptions,
+    board::{Command, Remote, Snapshot},
+    error::{ProjectorError, ProjectorErrorKind},
+    ring::Ring,
+};
+use backstory_event::Position;
+
+/// What somebody waits for: a receipt, or a place in the log.
+#[derive(Debug, Clone)]
+pub struct Awaited {
+    checkpoint: Checkpoint,
+    // The names of the events; none: any.
+    names: Vec<String>,
+}
+
+impl From<&Appended> for Awaited {
+    fn from(receipt: &Appended) -> Self {
+        Self {
+            checkpoint: receipt.checkpoint,
+            names: receipt.names.clone(),
+        }
+    }
+}
+
+impl From<&Checkpoint> for Awaited {
+    fn from(checkpoint: &Checkpoint) -> Self {
+        Self::from(*checkpoint)
+    }
+}
+
+impl From<Checkpoint> for Awaited {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self {
+            checkpoint,
+            names: Vec::new(),
+        }
+    }
+}
+
+impl Awaited {
+    fn concerns(&self, filter: &EventFilter) -> bool {
+        self.names.is_empty()
+            || filter.items().iter().any(|item| {
+                let wanted = item.get_names();
+                wanted.is_empty() || self.names.iter().any(|name| wanted.contains(name))
+            })
+    }
+}
+
+/// What a shutdown left behind: see [`RunningProjector::shutdown`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// The last status of each projection. What it lags behind is projected after the next start.
+    pub projections: Vec<ProjectionStatus>,
+}
+
+/// A projector at work. Dropping it ends its tasks at once, which loses nothing: what was not
+/// stored is projected after the next start. [`Self::shutdown`] ends them in order.
+pub struct RunningProjector {
+    pub(crate) log: Arc<dyn EventStore>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) remotes: Vec<Remote>,
+    pub(crate) closing: watch::Sender<Option<Position>>,
+    pub(crate) tasks: Vec<AbortHandle>,
+    pub(crate) options: ProjectorOptions,
+}
+
+impl RunningProjector {
+    /// Waits until the read models contain a receipt's events: reading one's own writes.
+    ///
+    /// A receipt concerns the projections that want one of its events; a [`Checkpoint`], and a
+    /// receipt of a decision without events, concern all. Waiting ends their debounce.
+    ///
+    /// # Errors
+    /// At once when such a projection is failing, paused or stopped and is not there yet; when the
+    /// log holds another event there than the receipt says; when the default deadline passes
+    /// ([`ProjectorOptions::with_deadline`]).
+    pub async fn caught_up(&self, receipt: impl Into<Awaited>) -> Result<(), ProjectorError> {
+        self.caught_up_within(receipt, self.options.deadline).await
+    }
+
+    /// As [`Self::caught_up`], with a deadline.
+    ///
+    /// # Errors
+    /// As [`Self::caught_up`].
+    pub async fn caught_up_within(
+        &self,
+        receipt: impl Into<Awaited>,
+        deadline: Duration,
+    ) -> Result<(), ProjectorError> {
+        let awaited = receipt.into();
+        let concerned = self
+            .remotes
+            .iter()
+            .filter(|remote| awaited.concerns(&remote.filter));
+        self.wait(concerned, awaited.checkpoint, deadline).await
+    }
+
+    /// Waits until all projections have passed what is in the log now.
+    ///
+    /// # Errors
+    /// As [`Self::caught_up`], and when the store is away.
+    pub async fn catch_up(&self) -> Result<(), ProjectorError> {
+        let head = self.log.head().await?;
+        self.caught_up(head).await
+    }
+
+    /// One projection. Its name is checked when something is asked of it.
+    pub fn projection<'a>(&'a self, name: &'a str) -> OneProjection<'a> {
+        OneProjection {
+            projector: self,
+            name,
+        }
+    }
+
+    /// Lets a projection run now, whatever its schedule says. Returns before it has run.
+    ///
+    /// # Errors
+    /// When there is no such projection, it has ended, or the store is away.
+    pub async fn trigger(&self, name: &str) -> Result<(), ProjectorError> {
+        let remote = self.remote(name)?;
+        let head = self.log.head().await?;
+        remote.send(Command::Trigger(head.position)).await
+    }
+
+    /// Empties a projection's read model and builds it again from the start of the log. Returns
+    /// when it is empty; [`Self::catch_up`] waits for the rest. Also the way on after the log
+    /// diverged.
+    ///
+    /// # Errors
+    /// When there is no such projection, it cannot be reset, it has ended, or the store is away.
+    pub async fn reset(&self, name: &str) -> Result<(), ProjectorError> {
+        let remote = self.remote(name)?;
+        let (answer, outcome) = oneshot::channel();
+        remote.send(Command::Reset(answer)).await?;
+        outcome.await.map_err(|_| remote.ended())?
+    }
+
+    /// Pauses a projection, after the batch that it may be at.
+    ///
+    /// # Errors
+    /// When there is no such projection, or it has ended.
+    pub async fn pause(&self, name: &str) -> Result<(), ProjectorError> {
+        let remote = self.remote(name)?;
+        let (answer, done) = oneshot::channel();
+        remote.send(Command::Pause(answer)).await?;
+        done.await.map_err(|_| remote.ended())
+    }
+
+    /// Lets a projection go on: one that is paused, has stopped, or waits after a failure.
+    ///
+    /// # Errors
+    /// When there is no such projection, or it has ended.
+    pub async fn resume(&self, name: &str) -> Result<(), ProjectorError> {
+        let remote = self.remote(name)?;
+        let (answer, done) = oneshot::channel();
+        remote.send(Command::Resume(answer)).await?;
+        done.await.map_err(|_| remote.ended())
+    }
+
+    /// How each projection is doing, in the order in which they were added.
+    pub fn status(&self) -> Vec<ProjectionStatus> {
+        let head = self.ring.watch().borrow().head;
+        self.remotes
+            .iter()
+            .map(|remote| remote.status(head))
+            .collect()
+    }
+
+    /// Ends all projections in order: what runs is finished, what is buffered or near in the log
+    /// is projected without waiting for a debounce, checkpoints are stored; then says what was
+    /// left. Projections that are paused or failing leave what they have not projected.
+    ///
+    /// # Errors
+    /// [`ProjectorErrorKind::Unfinished`] when the grace ended first
+    /// ([`ProjectorOptions::with_grace`]); the tasks are ended all the same.
+    pub async fn shutdown(&self) -> Result<ShutdownReport, ProjectorError> {
+        let finished = timeout(self.options.grace, async {
+            let known = self.ring.watch().borrow().head;
+            let head = self.log.head().await.map_or(known, |head| head.position);
+            self.closing.send_replace(Some(head));
+            join_all(self.remotes.iter().map(Remote::until_ended)).await;
+        });
+        let in_time = finished.await.is_ok();
+        let late: Vec<_> = self
+            .remotes
+            .iter()
+            .filter(|remote| !remote.has_ended())
+            .map(|remote| remote.name.to_owned())
+            .collect();
+        self.tasks.iter().for_each(AbortHandle::abort);
+        if !in_time && !late.is_empty() {
+            let kind = ProjectorErrorKind::Unfinished { projections: late };
+            return Err(ProjectorError::new(kind));
+        }
+        Ok(ShutdownReport {
+            projections: self.status(),
+        })
+    }
+
+    fn remote(&self, name: &str) -> Result<&Remote, ProjectorError> {
+        let found = self.remotes.iter().find(|remote| remote.name == name);
+        found.ok_or_else(|| {
+            let names = self.remotes.iter().map(|remote| remote.name.to_owned());
+            ProjectorError::new(ProjectorErrorKind::UnknownProjection {
+                projection: name.to_owned(),
+                known: names.collect(),
+            })
+        })
+    }
+
+    async fn wait<'a>(
+        &'a self,
+        concerned: impl Iterator<Item = &'a Remote>,
+        awaited: Checkpoint,
+        deadline: Duration,
+    ) -> Result<(), ProjectorError> {
+        let concerned: Vec<_> = concerned.collect();
+        let reached = concerned.iter().map(|remote| remote.reach(awaited.position));
+        match timeout(deadline, try_join_all(reached)).await {
+            Ok(reached) => drop(reached?),
+            Err(_) => return Err(timed_out(&concerned, awaited.position, deadline)),
+        }
+        self.prove(awaited, deadline).await
+    }
+
+    /// The log still holds the event that was waited for.
+    async fn prove(&self, awaited: Checkpoint, deadline: Duration) -> Result<(), ProjectorError> {
+        let known = self.ring.id_at(awaited.position);
+        if awaited.event_id.is_nil() || known == Some(awaited.event_id) {
+            return Ok(());
+        }
+        let query = EventQuery::new(EventFilter::all()).after(awaited).limit(1);
+        match timeout(deadline, self.log.read(&query)).await {
+            Ok(Err(error)) if error.is_diverged() => Err(error.into()),
+            // A store that is away now proves nothing, and the wait is over.
+            _ => Ok(()),
+        }
+    }
+}
+
+fn timed_out(concerned: &[&Remote], awaited: Position, deadline: Duration) -> ProjectorError {
+    let behind = concerned
+        .iter()
+        .map(|remote| (remote.name, remote.snapshot.borrow().reached))
+        .min_by_key(|(_, reached)| *reached);
+    let (name, after) = behind.unwrap_or_default();
+    ProjectorError::new(ProjectorErrorKind::TimedOut {
+        projection: name.to_owned(),
+        awaited,
+        after,
+        deadline,
+    })
+}
+
+impl Remote {
+    /// Waits until the read model contains a position.
+    async fn reach(&self, position: Position) -> Result<(), ProjectorError> {
+        let _waiting = self.waiters.register(position);
+        let mut snapshots = self.snapshot.clone();
+        loop {
+            {
+                let snapshot = snapshots.borrow_and_update();
+                if snapshot.reached >= position {
+                    return Ok(());
+                }
+                if let Some(trouble) = snapshot.trouble(self.name) {
+                    return Err(trouble);
+                }
+            }
+            if snapshots.changed().await.is_err() {
+                return Err(self.ended());
+            }
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), ProjectorError> {
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> ProjectorError {
+        let snapshot = self.snapshot.borrow();
+        let ended = Snapshot {
+            mode: super::board::Mode::Ended,
+            ..snapshot.clone()
+        };
+        ProjectorError::with_source(
+            ProjectorErrorKind::Stopped {
+                projection: self.name.to_owned(),
+                after: ended.reached,
+                reason: "the projector was shut down".to_owned(),
+            },
+            None,
+        )
+    }
+
+    /// Waits until the task has ended.
+    async fn until_ended(&self) {
+        let mut snapshots = self.snapshot.clone();
+        while snapshots.changed().await.is_ok() {}
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.snapshot.has_changed().is_err()
+    }
+
+    fn status(&self, head: Position) -> ProjectionStatus {
+        let snapshot = self.snapshot.borrow();
+        let head = head.max(snapshot.reached);
+        ProjectionStatus {
+            name: self.name.to_owned(),
+            checkpoint: snapshot.checkpoint,
+            reached: snapshot.reached,
+            head,
+            lag: head.get().abs_diff(snapshot.reached.get()),
+            buffered: snapshot.buffered,
+            state: snapshot.state(),
+            events_projected: snapshot.events,
+            batches: snapshot.batches,
+        }
+    }
+}
+
+impl Drop for RunningProjector {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl fmt::Debug for RunningProjector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningProjector")
+            .field("projections", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One projection of a [`RunningProjector`].
+#[derive(Debug, Clone, Copy)]
+pub struct OneProjection<'a> {
+    projector: &'a RunningProjector,
+    name: &'a str,
+}
+
+impl OneProjection<'_> {
+    /// As [`RunningProjector::caught_up`], for this projection, whether it wants the events or not.
+    ///
+    /// # Errors
+    /// As [`RunningProjector::caught_up`], and when there is no such projection.
+    pub async fn caught_up(&self, receipt: impl Into<Awaited>) -> Result<(), ProjectorError> {
+        let deadline = self.projector.options.deadline;
+        self.caught_up_within(receipt, deadline).await
+    }
+
+    /// As [`Self::caught_up`], with a deadline.
+    ///
+    /// # Errors
+    /// As [`Self::caught_up`].
+    pub async fn caught_up_within(
+        &self,
+        receipt: impl Into<Awaited>,
+        deadline: Duration,
+    ) -> Result<(), ProjectorError> {
+        let remote = self.projector.remote(self.name)?;
+        let awaited = receipt.into().checkpoint;
+        self.projector
+            .wait(std::iter::once(remote), awaited, deadline)
+            .await
+    }
+
+    /// How it is doing.
+    ///
+    /// # Errors
+    /// When there is no such projection.
+    pub fn status(&self) -> Result<ProjectionStatus, ProjectorError> {
+        let head = self.projector.ring.watch().borrow().head;
+        Ok(self.projector.remote(self.name)?.status(head))
+    }
+}

@@ -1,0 +1,259 @@
+//! The task of one projection: does what its engine says.
+
+use std::sync::Arc;
+
+use backstory_event::{
+    EventStore, EventStoreExt, Position, RecordedEvent, StoreError, StoreErrorKind,
+};
+use tokio::sync::{mpsc, watch};
+use tracing::Instrument as _;
+
+use super::{
+    board::{Command, Mode, Snapshot, Waiters},
+    error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
+    source::Source,
+    time::Timeline,
+    worker::{BatchError, Worker},
+};
+use crate::{Checkpoints, Progress, engine::{Action, Engine}};
+
+/// The most bytes of payload that a projection buffers, whatever its batch size.
+const MAX_BYTES: usize = 16 << 20;
+/// How often a reset is tried that others disturb.
+const RESET_ATTEMPTS: usize = 100;
+
+pub(crate) struct Task {
+    pub(crate) worker: Arc<dyn Worker>,
+    pub(crate) checkpoints: Arc<dyn Checkpoints>,
+    pub(crate) log: Arc<dyn EventStore>,
+    pub(crate) source: Source,
+    pub(crate) engine: Engine,
+    pub(crate) time: Timeline,
+    pub(crate) progress: Progress,
+    pub(crate) buffer: Vec<RecordedEvent>,
+    pub(crate) bytes: usize,
+    pub(crate) error: Option<SharedError>,
+    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// The end of the log when the projector is to shut down.
+    pub(crate) closing: watch::Receiver<Option<Position>>,
+}
+
+impl Task {
+    /// Runs until the projector is shut down. Dropped at any moment, it loses nothing: what
+    /// counts is in the store.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.engine.awaited(self.waiters.highest());
+            let action = self.engine.next(self.time.now());
+            self.publish(false);
+            match action {
+                Action::Run => self.run_batch().await,
+                Action::FindHead => match self.log.head().await {
+                    Ok(head) => self.engine.head_found(head.position),
+                    Err(error) => self.failed(Arc::new(error)),
+                },
+                Action::Reload => self.reload().await,
+                Action::Wait(until) => self.wait(until).await,
+                Action::Stop => break,
+            }
+        }
+        self.publish(true);
+    }
+
+    async fn wait(&mut self, until: Option<crate::engine::Time>) {
+        let room = self.engine.room();
+        tokio::select! {
+            biased;
+            head = closed(&mut self.closing), if !self.engine.is_closing() => {
+                self.engine.close(head);
+            }
+            Some(command) = self.commands.recv() => self.obey(command).await,
+            () = self.waiters.changed() => {}
+            () = self.time.sleep_until(until.unwrap_or_default()), if until.is_some() => {}
+            filled = self.source.fill(room), if room > 0 => match filled {
+                Ok(events) => self.take_in(events),
+                Err(error) => self.failed(Arc::new(error)),
+            }
+        }
+    }
+
+    fn take_in(&mut self, events: Vec<RecordedEvent>) {
+        let sizes = events.iter().map(|event| event.payload().as_str().len());
+        self.bytes += sizes.sum::<usize>();
+        self.engine.filled(
+            self.time.now(),
+            self.source.scanned().position,
+            events.first().map(RecordedEvent::position),
+            events.len(),
+            self.bytes >= MAX_BYTES,
+        );
+        self.buffer.extend(events);
+        self.error = None;
+    }
+
+    async fn run_batch(&mut self) {
+        let (from, to) = (&self.progress, self.source.scanned());
+        let span = tracing::debug_span!(
+            "backstory.projection.batch",
+            projection = self.worker.name(),
+            from = from.checkpoint.position.get(),
+            to = to.position.get(),
+            events = self.buffer.len(),
+        );
+        let batch = self.worker.run(from, &self.buffer, to).instrument(span);
+        match batch.await {
+            Ok(done) => {
+                self.buffer.drain(..done.taken);
+                self.bytes = 0; // What an event that does not decode leaves behind is run at once.
+                self.progress = done.progress;
+                self.error = None;
+                self.snapshot.send_modify(|snapshot| {
+                    snapshot.events += done.projected as u64;
+                    snapshot.batches += u64::from(done.taken > 0);
+                });
+                let left = self.buffer.first().map(RecordedEvent::position);
+                self.engine.committed(
+                    self.time.now(),
+                    self.progress.checkpoint.position,
+                    left.map(|first| (self.buffer.len(), first)),
+                );
+            }
+            Err(BatchError::Fenced) => {
+                tracing::debug!(
+                    projection = self.worker.name(),
+                    "another process moved the projection"
+                );
+                self.engine.fenced(self.time.now());
+            }
+            Err(BatchError::Failed(error)) => self.failed(error),
+        }
+    }
+
+    async fn reload(&mut self) {
+        match self.checkpoints.load_progress(self.worker.name()).await {
+            Ok(progress) => self.rewind(progress),
+            Err(error) => self.failed(Arc::new(error)),
+        }
+    }
+
+    fn rewind(&mut self, progress: Progress) {
+        self.source.rewind(progress.checkpoint);
+        self.buffer.clear();
+        self.bytes = 0;
+        let now = self.time.now();
+        self.engine.reloaded(now, progress.checkpoint.position);
+        self.progress = progress;
+    }
+
+    fn failed(&mut self, error: SharedError) {
+        let store = error.downcast_ref::<StoreError>().map(StoreError::kind);
+        let hopeless = matches!(
+            store,
+            Some(StoreErrorKind::Diverged { .. } | StoreErrorKind::Closed)
+        );
+        self.source.doubt();
+        if hopeless {
+            self.engine.stopped();
+        } else {
+            self.engine.failed(self.time.now());
+        }
+        tracing::warn!(
+            projection = self.worker.name(),
+            after = self.engine.reached().get(),
+            attempts = self.engine.failures(),
+            stopped = hopeless,
+            error = chain(&*error),
+            "a projection failed"
+        );
+        self.error = Some(error);
+    }
+
+    async fn obey(&mut self, command: Command) {
+        // Whoever asked may be gone; the answer is lost then.
+        match command {
+            Command::Trigger(head) => self.engine.triggered(head),
+            Command::Pause(answer) => {
+                self.engine.paused();
+                self.publish(false);
+                let _ = answer.send(());
+            }
+            Command::Resume(answer) => {
+                self.engine.resumed();
+                self.publish(false);
+                let _ = answer.send(());
+            }
+            Command::Reset(answer) => {
+                let outcome = self.reset().await;
+                self.publish(false);
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+
+    async fn reset(&mut self) -> Result<(), ProjectorError> {
+        let name = self.worker.name();
+        let mut last = None;
+        for _ in 0..RESET_ATTEMPTS {
+            let progress = self.checkpoints.load_progress(name).await?;
+            match self.worker.reset(&progress).await {
+                Ok(progress) => {
+                    self.rewind(progress);
+                    self.error = None;
+                    let head = self.source.head();
+                    self.engine.reset(self.time.now(), head);
+                    return Ok(());
+                }
+                Err(BatchError::Fenced) => {}
+                Err(BatchError::Failed(error)) => {
+                    last = Some(error);
+                    break;
+                }
+            }
+        }
+        let reason = match &last {
+            Some(error) => chain(&**error),
+            None => "other processes kept moving it: pause it there first".to_owned(),
+        };
+        let kind = ProjectorErrorKind::NotReset {
+            projection: name.to_owned(),
+            reason,
+        };
+        Err(ProjectorError::with_source(kind, last))
+    }
+
+    fn publish(&self, ended: bool) {
+        let engine = &self.engine;
+        let mode = match () {
+            () if engine.is_stopped() => Mode::Stopped,
+            () if ended => Mode::Ended,
+            () if engine.is_paused() => Mode::Paused,
+            () if engine.failures() > 0 => Mode::Failing,
+            () => Mode::Running,
+        };
+        self.snapshot.send_if_modified(|snapshot| {
+            let before = snapshot.clone();
+            snapshot.checkpoint = self.progress.checkpoint;
+            snapshot.reached = engine.reached();
+            snapshot.buffered = self.buffer.len();
+            snapshot.attempts = engine.failures();
+            snapshot.mode = mode;
+            snapshot.error = self.error.clone();
+            !snapshot.same(&before)
+        });
+    }
+}
+
+/// Waits until the projector is to shut down.
+async fn closed(closing: &mut watch::Receiver<Option<Position>>) -> Position {
+    loop {
+        if let Some(head) = *closing.borrow_and_update() {
+            return head;
+        }
+        if closing.changed().await.is_err() {
+            // The projector is gone, and so is this task soon.
+            return futures::future::pending().await;
+        }
+    }
+}

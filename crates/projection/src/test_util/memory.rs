@@ -1,0 +1,160 @@
+//! Documents in memory, for tests of projections.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use backstory_event::{Payload, StoreError, StreamId};
+
+use crate::{
+    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite,
+    Progress, Step, Target,
+};
+
+/// Documents and checkpoints in memory, without a log. Clones share them.
+#[derive(Debug, Default, Clone)]
+pub struct MemoryDocuments(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    documents: BTreeMap<DocumentKey, Document>,
+    progress: BTreeMap<String, Progress>,
+    // Which projection a collection belongs to.
+    collections: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Document {
+    body: Payload,
+    indexed: Vec<(String, String)>,
+    owner: Option<StreamId>,
+}
+
+impl MemoryDocuments {
+    /// All that is stored, as text.
+    pub(crate) fn dump(&self) -> String {
+        let mut text = String::new();
+        for (place, document) in &self.state().documents {
+            let value = document.body.to_value().unwrap_or_default();
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}/{}: {value:#}", place.collection, place.key);
+            for (field, value) in &document.indexed {
+                let _ = writeln!(text, "  {field} = {value}");
+            }
+            if let Some(owner) = &document.owner {
+                let _ = writeln!(text, "  owner {owner}");
+            }
+        }
+        text
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Checkpoints for MemoryDocuments {
+    async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
+        let known = self.state().progress.get(projection).cloned();
+        Ok(known.unwrap_or_else(|| Progress::start(projection)))
+    }
+
+    async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
+        Ok(self.state().progress.values().cloned().collect())
+    }
+}
+
+#[async_trait]
+impl DocumentStore for MemoryDocuments {
+    async fn get_documents(
+        &self,
+        keys: &[DocumentKey],
+    ) -> Result<Vec<Option<Payload>>, StoreError> {
+        let state = self.state();
+        let body = |key| state.documents.get(key).map(|found| found.body.clone());
+        Ok(keys.iter().map(body).collect())
+    }
+
+    async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
+        let state = self.state();
+        let mut rows: Vec<_> = state
+            .documents
+            .iter()
+            .filter(|(place, _)| place.collection == list.collection)
+            .filter(|(place, _)| place.key.starts_with(&list.prefix))
+            .filter_map(|(place, document)| {
+                let index_value = match &list.index {
+                    None => String::new(),
+                    Some(index) => {
+                        let field = document.indexed.iter().find(|(field, _)| field == index);
+                        field?.1.clone()
+                    }
+                };
+                Some(DocumentRow {
+                    key: place.key.clone(),
+                    index_value,
+                    body: document.body.clone(),
+                })
+            })
+            .filter(|row| list.equals.as_ref().is_none_or(|value| *value == row.index_value))
+            .filter(|row| {
+                let place = (&row.index_value, &row.key);
+                let after = list.after.as_ref();
+                after.is_none_or(|(value, key)| place > (value, key))
+            })
+            .collect();
+        rows.sort_by(|one, two| (&one.index_value, &one.key).cmp(&(&two.index_value, &two.key)));
+        rows.truncate(list.limit);
+        Ok(rows)
+    }
+
+    async fn commit_documents(
+        &self,
+        writes: Vec<DocumentWrite>,
+        step: &Step,
+    ) -> Result<(), CommitError> {
+        let mut state = self.state();
+        let projection = &step.from.projection;
+        let stored = state.progress.get(projection).cloned();
+        if stored.unwrap_or_else(|| Progress::start(projection)) != step.from {
+            let projection = projection.clone();
+            return Err(CommitError::Fenced { projection });
+        }
+        let State {
+            documents,
+            collections,
+            ..
+        } = &mut *state;
+        if step.to == Target::Reset {
+            documents.retain(|place, _| collections.get(&place.collection) != Some(projection));
+        }
+        for write in writes {
+            match write {
+                DocumentWrite::Delete { key } => drop(documents.remove(&key)),
+                DocumentWrite::Put {
+                    key,
+                    body,
+                    indexed,
+                    owner,
+                } => {
+                    let collection = key.collection.clone();
+                    collections
+                        .entry(collection)
+                        .or_insert_with(|| projection.clone());
+                    let document = Document {
+                        body,
+                        indexed,
+                        owner,
+                    };
+                    documents.insert(key, document);
+                }
+            }
+        }
+        state.progress.insert(projection.clone(), step.result());
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! What every Backstory store shares, so that all answer alike: the rules of an append
+//! ([`decide`]), the shape of a page ([`Scan`]), the group-commit writer ([`Writer`]) and the
+//! wake-up of readers ([`Tail`]).
+
+mod ledger;
+mod scan;
+mod tail;
+mod writer;
+
+pub use ledger::{
+    ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, decide, scrub,
+};
+pub use scan::Scan;
+pub use tail::Tail;
+pub use writer::{BatchWriter, WriteFailure, Writer, WriterOptions};

@@ -1,0 +1,378 @@
+//! The group-commit writer: one task that coalesces the appends of all callers into batches.
+
+use std::{
+    collections::VecDeque,
+    fmt::{self, Debug},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backstory_event::{Append, Appended, Limits, StoreError, StoreErrorKind};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+/// Why a batch has no outcomes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WriteFailure {
+    /// The database refused the batch; nothing was stored. One append may be the cause: a larger
+    /// batch is split, a single append gets the error.
+    Refused(StoreError),
+    /// Nothing was stored and the same batch may pass later: busy, deadlock, restart.
+    Retry(StoreError),
+    /// Nobody knows whether the batch was stored. It is sent again with the same ids.
+    Lost(StoreError),
+}
+
+/// Writes batches. One per store handle, owned by its [`Writer`].
+#[async_trait]
+pub trait BatchWriter: Send + 'static {
+    /// Called before each write: when the first caller of the batch stops waiting. A store that
+    /// answers shortly before can still say why nothing was stored.
+    fn deadline(&mut self, earliest: Instant) {
+        let _ = earliest;
+    }
+
+    /// Writes a batch in one transaction: one outcome per append, in order.
+    ///
+    /// # Errors
+    /// [`WriteFailure`] when there are no outcomes.
+    async fn write(
+        &mut self,
+        batch: &[Arc<Append>],
+    ) -> Result<Vec<Result<Appended, StoreErrorKind>>, WriteFailure>;
+}
+
+/// The bounds of a writer.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct WriterOptions {
+    /// Appends that may wait: 1,024. Further callers wait for room.
+    pub queue: usize,
+    /// Appends of one batch: 500.
+    pub batch_appends: usize,
+    /// Events of one batch, unless one append alone has more: 2,000.
+    pub batch_events: usize,
+    /// Bytes of one batch, unless one append alone has more: 4 MiB.
+    pub batch_bytes: usize,
+    /// How long an append without a deadline of its own may take: 10 seconds.
+    pub deadline: Duration,
+    /// What one append may hold.
+    pub limits: Limits,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            queue: 1_024,
+            batch_appends: 500,
+            batch_events: 2_000,
+            batch_bytes: 4 << 20,
+            deadline: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Where a request is: it can be withdrawn only while nobody has sent it to the database.
+#[derive(Debug)]
+struct Stage(AtomicU8);
+
+impl Stage {
+    const QUEUED: u8 = 0;
+    const SENT: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.0
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+struct Request {
+    append: Arc<Append>,
+    deadline: Instant,
+    stage: Arc<Stage>,
+    reply: oneshot::Sender<Result<Appended, StoreError>>,
+}
+
+impl Request {
+    /// True when somebody still waits for the answer.
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_closed() && self.deadline > Instant::now()
+    }
+
+    fn answer(self, outcome: Result<Appended, StoreError>) {
+        // A caller that has gone away does not want to know.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// A handle on the writer task. Clones share it; the task ends when the last one is dropped or
+/// [`Writer::close`] was called, after writing what was queued.
+#[derive(Clone)]
+pub struct Writer {
+    requests: mpsc::Sender<Request>,
+    options: WriterOptions,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+    close: mpsc::Sender<()>,
+}
+
+impl Writer {
+    /// Starts the task in the current tokio runtime.
+    pub fn spawn(batches: impl BatchWriter, options: WriterOptions) -> Self {
+        let (requests, receiver) = mpsc::channel(options.queue.max(1));
+        let (close, closing) = mpsc::channel(1);
+        let task = tokio::spawn(run(batches, options, receiver, closing));
+        Self {
+            requests,
+            options,
+            task: Arc::new(Mutex::new(Some(task))),
+            close,
+        }
+    }
+
+    /// True when the task has ended: closed, or its runtime is gone.
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    /// How many appends wait.
+    pub fn queued(&self) -> usize {
+        self.requests.max_capacity() - self.requests.capacity()
+    }
+
+    /// Stores an append. Dropping the future withdraws it if it has not been sent yet.
+    ///
+    /// # Errors
+    /// What the database answered; `NotStored` when the deadline passed in the queue,
+    /// `OutcomeUnknown` when it passed while the database worked on it, `Closed`.
+    pub async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        append.validate(&self.options.limits)?;
+        let deadline = Instant::now() + append.deadline.unwrap_or(self.options.deadline);
+        let append = Arc::new(append);
+        let stage = Arc::new(Stage(AtomicU8::new(Stage::QUEUED)));
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            append: append.clone(),
+            deadline,
+            stage: stage.clone(),
+            reply,
+        };
+        match timeout_at(deadline, self.requests.send(request)).await {
+            Err(_) => return Err(not_stored("the queue was full until the deadline")),
+            Ok(Err(_)) => return Err(StoreError::new(StoreErrorKind::Closed)),
+            Ok(Ok(())) => {}
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) if stage.change(Stage::QUEUED, Stage::WITHDRAWN) => {
+                Err(StoreError::new(StoreErrorKind::Closed))
+            }
+            Err(_) if stage.change(Stage::QUEUED, Stage::WITHDRAWN) => {
+                Err(not_stored("the deadline passed before it was sent"))
+            }
+            _ => Err(StoreError::new(StoreErrorKind::OutcomeUnknown {
+                event_ids: append.event_ids(),
+            })),
+        }
+    }
+
+    /// Accepts no more appends, writes those that wait, and ends the task.
+    pub async fn close(&self) {
+        // Full means that somebody else is closing already.
+        let _ = self.close.try_send(());
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match task {
+            Some(task) => drop(task.await),
+            None => self.requests.closed().await,
+        }
+    }
+}
+
+impl Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("queued", &self.queued())
+            .field("closed", &self.is_closed())
+            .finish()
+    }
+}
+
+fn not_stored(reason: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::NotStored {
+        reason: reason.to_owned(),
+    })
+}
+
+async fn run(
+    mut batches: impl BatchWriter,
+    options: WriterOptions,
+    mut requests: mpsc::Receiver<Request>,
+    mut closing: mpsc::Receiver<()>,
+) {
+    let mut held: Option<Request> = None;
+    loop {
+        let first = match held.take() {
+            Some(request) => request,
+            None => tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => request,
+                    None => return,
+                },
+                // `None` is the last handle going: then `requests` ends too, once it is drained.
+                Some(()) = closing.recv() => {
+                    requests.close();
+                    continue;
+                }
+            },
+        };
+        let mut batch = Batch::new(&options, first);
+        while let Ok(request) = requests.try_recv() {
+            if let Err(request) = batch.push(request) {
+                held = Some(request);
+                break;
+            }
+        }
+        write(&mut batches, batch.requests).await;
+    }
+}
+
+struct Batch<'a> {
+    options: &'a WriterOptions,
+    requests: Vec<Request>,
+    events: usize,
+    bytes: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn new(options: &'a WriterOptions, first: Request) -> Self {
+        let events = first.append.events().count();
+        let bytes = first.append.size();
+        Self {
+            options,
+            requests: vec![first],
+            events,
+            bytes,
+        }
+    }
+
+    /// Takes a request, or gives it back when it does not fit.
+    fn push(&mut self, request: Request) -> Result<(), Request> {
+        let events = self.events + request.append.events().count();
+        let bytes = self.bytes + request.append.size();
+        if self.requests.len() >= self.options.batch_appends
+            || events > self.options.batch_events
+            || bytes > self.options.batch_bytes
+        {
+            return Err(request);
+        }
+        self.events = events;
+        self.bytes = bytes;
+        self.requests.push(request);
+        Ok(())
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Writes requests until each has its answer or nobody waits for it any more.
+async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>) {
+    let mut todo = VecDeque::from([requests]);
+    let mut pause = FIRST_PAUSE;
+    // After a lost answer the same batch must be sent again: its outcome is open.
+    let mut open = false;
+    while let Some(mut requests) = todo.pop_front() {
+        if !open {
+            requests.retain(|request| {
+                request.is_wanted() && request.stage.change(Stage::QUEUED, Stage::SENT)
+            });
+        }
+        if requests.is_empty() || !requests.iter().any(Request::is_wanted) {
+            open = false;
+            continue;
+        }
+        let appends: Vec<_> = requests
+            .iter()
+            .map(|request| request.append.clone())
+            .collect();
+        let wanted = requests.iter().filter(|request| request.is_wanted());
+        if let Some(earliest) = wanted.map(|request| request.deadline).min() {
+            batches.deadline(earliest);
+        }
+        match batches.write(&appends).await {
+            Ok(outcomes) => {
+                open = false;
+                pause = FIRST_PAUSE;
+                for (request, outcome) in requests.into_iter().zip(outcomes) {
+                    request.answer(outcome.map_err(StoreError::new));
+                }
+            }
+            Err(WriteFailure::Refused(error)) => {
+                open = false;
+                if requests.len() == 1 {
+                    requests
+                        .into_iter()
+                        .for_each(|request| request.answer(Err(copy(&error))));
+                    continue;
+                }
+                requests.iter().for_each(unsend);
+                let half = requests.split_off(requests.len() / 2);
+                todo.push_front(half);
+                todo.push_front(requests);
+            }
+            Err(WriteFailure::Retry(error)) => {
+                tracing::debug!(%error, appends = requests.len(), "batch is tried again");
+                if !open {
+                    requests.iter().for_each(unsend);
+                }
+                requests = answer_expired(requests, &error, open);
+                todo.push_front(requests);
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(WriteFailure::Lost(error)) => {
+                tracing::warn!(%error, appends = requests.len(), "answer lost, batch is sent again");
+                open = true;
+                todo.push_front(requests);
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// The request was sent and surely not stored: it can be withdrawn again.
+fn unsend(request: &Request) {
+    request.stage.change(Stage::SENT, Stage::QUEUED);
+}
+
+/// Tells callers whose time is nearly up why their append was not stored, instead of a bare deadline.
+fn answer_expired(requests: Vec<Request>, error: &StoreError, open: bool) -> Vec<Request> {
+    let soon = Instant::now() + LONGEST_PAUSE;
+    let (expired, rest): (Vec<_>, Vec<_>) = requests
+        .into_iter()
+        .partition(|request| !open && request.deadline <= soon);
+    expired
+        .into_iter()
+        .for_each(|request| request.answer(Err(copy(error))));
+    rest
+}
+
+/// The same error for another caller; its source stays with the first.
+fn copy(error: &StoreError) -> StoreError {
+    StoreError::new(error.kind().clone())
+}

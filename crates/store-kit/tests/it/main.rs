@@ -1,0 +1,26 @@
+//! What every store relies on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code"
+)]
+
+mod ledger;
+mod scan;
+mod writer;
+
+use backstory_event::{Append, ExpectedVersion, NewEvent, Payload, StreamId};
+
+fn stream(key: u32) -> StreamId {
+    StreamId::new("todo", key).unwrap()
+}
+
+fn event(name: &str) -> NewEvent {
+    NewEvent::raw(name, Payload::empty())
+}
+
+fn append(key: u32) -> Append {
+    Append::to(stream(key), ExpectedVersion::Any, [event("todo.added")])
+}

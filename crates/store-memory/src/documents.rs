@@ -1,0 +1,206 @@
+//! Documents and the progress of projections.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use async_trait::async_trait;
+use backstory_event::{Payload, StoreError, StreamId};
+use backstory_projection::{
+    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite,
+    Progress, Step, Target,
+};
+
+use crate::MemoryStore;
+
+/// All collections and all checkpoints.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    progress: BTreeMap<String, Progress>,
+    collections: HashMap<String, Collection>,
+}
+
+#[derive(Debug, Default)]
+struct Collection {
+    projection: String,
+    documents: BTreeMap<String, Document>,
+    // Field, encoded value, key.
+    index: BTreeSet<(String, String, String)>,
+}
+
+#[derive(Debug)]
+struct Document {
+    body: Payload,
+    indexed: Vec<(String, String)>,
+    owner: Option<StreamId>,
+}
+
+impl Collection {
+    fn remove(&mut self, key: &str) {
+        if let Some(document) = self.documents.remove(key) {
+            for (field, value) in document.indexed {
+                self.index.remove(&(field, value, key.to_owned()));
+            }
+        }
+    }
+
+    fn put(&mut self, key: String, document: Document) {
+        self.remove(&key);
+        for (field, value) in &document.indexed {
+            self.index
+                .insert((field.clone(), value.clone(), key.clone()));
+        }
+        self.documents.insert(key, document);
+    }
+
+    fn list(&self, list: &DocumentList) -> Vec<DocumentRow> {
+        let behind = |value: &str, key: &str| {
+            list.after.as_ref().is_none_or(|(after_value, after_key)| {
+                (value, key) > (after_value.as_str(), after_key.as_str())
+            })
+        };
+        let row = |key: &String, index_value: &str| {
+            let body = self.documents.get(key)?.body.clone();
+            Some(DocumentRow {
+                key: key.clone(),
+                index_value: index_value.to_owned(),
+                body,
+            })
+        };
+        match &list.index {
+            None => self
+                .documents
+                .keys()
+                .filter(|key| key.starts_with(&list.prefix) && behind("", key))
+                .filter_map(|key| row(key, ""))
+                .take(list.limit)
+                .collect(),
+            Some(field) => self
+                .index
+                .range((field.clone(), String::new(), String::new())..)
+                .take_while(|(name, ..)| name == field)
+                .filter(|(_, value, key)| {
+                    key.starts_with(&list.prefix)
+                        && behind(value, key)
+                        && list.equals.as_ref().is_none_or(|wanted| wanted == value)
+                })
+                .filter_map(|(_, value, key)| row(key, value))
+                .take(list.limit)
+                .collect(),
+        }
+    }
+}
+
+impl Shelf {
+    pub(crate) fn erase(&mut self, stream: &StreamId) {
+        for collection in self.collections.values_mut() {
+            let owned: Vec<_> = collection
+                .documents
+                .iter()
+                .filter(|(_, document)| document.owner.as_ref() == Some(stream))
+                .map(|(key, _)| key.clone())
+                .collect();
+            owned.iter().for_each(|key| collection.remove(key));
+        }
+    }
+
+    fn commit(&mut self, writes: Vec<DocumentWrite>, step: &Step) -> Result<(), CommitError> {
+        let projection = &step.from.projection;
+        let stored = self.progress(projection);
+        if stored != step.from {
+            return Err(CommitError::Fenced {
+                projection: projection.clone(),
+            });
+        }
+        if step.to == Target::Reset {
+            self.collections
+                .retain(|_, collection| collection.projection != *projection);
+        }
+        for write in writes {
+            match write {
+                DocumentWrite::Put {
+                    key: DocumentKey { collection, key },
+                    body,
+                    indexed,
+                    owner,
+                } => {
+                    let collection =
+                        self.collections
+                            .entry(collection)
+                            .or_insert_with(|| Collection {
+                                projection: projection.clone(),
+                                ..Collection::default()
+                            });
+                    collection.put(
+                        key,
+                        Document {
+                            body,
+                            indexed,
+                            owner,
+                        },
+                    );
+                }
+                DocumentWrite::Delete {
+                    key: DocumentKey { collection, key },
+                } => {
+                    if let Some(collection) = self.collections.get_mut(&collection) {
+                        collection.remove(&key);
+                    }
+                }
+            }
+        }
+        self.progress.insert(projection.clone(), step.result());
+        Ok(())
+    }
+
+    fn progress(&self, projection: &str) -> Progress {
+        self.progress
+            .get(projection)
+            .cloned()
+            .unwrap_or_else(|| Progress::start(projection))
+    }
+
+    fn get(&self, key: &DocumentKey) -> Option<Payload> {
+        let collection = self.collections.get(&key.collection)?;
+        collection
+            .documents
+            .get(&key.key)
+            .map(|document| document.body.clone())
+    }
+}
+
+#[async_trait]
+impl Checkpoints for MemoryStore {
+    async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
+        Ok(self.with(|state| state.documents.progress(projection)))
+    }
+
+    async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
+        Ok(self.with(|state| state.documents.progress.values().cloned().collect()))
+    }
+}
+
+#[async_trait]
+impl DocumentStore for MemoryStore {
+    async fn get_documents(
+        &self,
+        keys: &[DocumentKey],
+    ) -> Result<Vec<Option<Payload>>, StoreError> {
+        Ok(self.with(|state| keys.iter().map(|key| state.documents.get(key)).collect()))
+    }
+
+    async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
+        Ok(self.with(|state| {
+            let collection = state.documents.collections.get(&list.collection);
+            collection
+                .map(|collection| collection.list(list))
+                .unwrap_or_default()
+        }))
+    }
+
+    async fn commit_documents(
+        &self,
+        writes: Vec<DocumentWrite>,
+        step: &Step,
+    ) -> Result<(), CommitError> {
+        self.with(|state| state.documents.commit(writes, step))
+    }
+}

@@ -1,0 +1,258 @@
+//! One batch of appends inside an open transaction that holds the lock of the log.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use backstory_event::{
+    Append, EventId, FilterItem, Position, StreamId, StreamState, StreamVersion, Tag,
+};
+use backstory_store_kit::{
+    ClaimKey, ConditionHit, Decision, Facts, Needs, StoredEvent, StreamRow, decide,
+};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgConnection, Row, types::Json};
+use uuid::Uuid;
+
+use crate::sql::Statements;
+
+type StreamFact = (usize, i64, StreamState, Vec<String>, i64, i64);
+type EventFact = (usize, i64, String, String, i64, String);
+type ClaimFact = (usize, String, String);
+type ProofFact = (i64, Uuid);
+type HitFact = (usize, usize, i64, String, Uuid);
+
+/// One item of a condition's filter, as `hit_v1` takes it.
+#[derive(Debug, Serialize)]
+struct Look<'a> {
+    append: usize,
+    number: usize,
+    after: i64,
+    names: Option<Vec<&'a str>>,
+    categories: Option<Vec<&'a str>>,
+    stream_categories: Vec<&'a str>,
+    stream_keys: Vec<&'a str>,
+    tags: Option<Vec<&'a str>>,
+}
+
+/// Reads what the batch needs and decides it.
+pub(crate) async fn decide_batch(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    appends: &[Arc<Append>],
+) -> Result<Decision, sqlx::Error> {
+    let needs = Needs::of(appends.iter().map(Arc::as_ref));
+    let streams: Vec<StreamId> = needs.streams.into_iter().collect();
+    let ids: Vec<EventId> = needs.event_ids.into_iter().collect();
+    let claims: Vec<ClaimKey> = needs.claims.into_iter().collect();
+    let looks = looks(appends);
+
+    let row = sqlx::query(sql.facts.text())
+        .bind(column(&streams, StreamId::category))
+        .bind(column(&streams, StreamId::key))
+        .bind(column(&ids, |id| id.as_uuid()))
+        .bind(column(&claims, |(scope, _)| scope.as_str()))
+        .bind(column(&claims, |(_, value)| value.as_str()))
+        .bind(column(needs.proofs, Position::get))
+        .bind(Json(looks))
+        .fetch_one(connection)
+        .await?;
+
+    let mut facts = Facts {
+        head: Position::new(row.try_get(0)?),
+        recorded_at: row.try_get(1)?,
+        ..Facts::default()
+    };
+    let now: DateTime<Utc> = row.try_get(2)?;
+    for (n, version, state, tags, first, last) in list::<StreamFact>(&row, 3)? {
+        if let Some(stream) = streams.get(n.wrapping_sub(1)) {
+            let known = StreamRow {
+                version: StreamVersion::new(version),
+                state,
+                tags: tags.into_iter().map(Tag::stored).collect(),
+                first_position: Position::new(first),
+                last_position: Position::new(last),
+            };
+            facts.streams.insert(stream.clone(), known);
+        }
+    }
+    for (n, position, category, key, version, name) in list::<EventFact>(&row, 4)? {
+        if let Some(id) = ids.get(n.wrapping_sub(1)) {
+            let stored = StoredEvent {
+                position: Position::new(position),
+                stream: StreamId::stored(category, key),
+                version: StreamVersion::new(version),
+                name,
+            };
+            facts.events.insert(*id, stored);
+        }
+    }
+    for (n, category, key) in list::<ClaimFact>(&row, 5)? {
+        if let Some(claim) = claims.get(n.wrapping_sub(1)) {
+            let owner = StreamId::stored(category, key);
+            facts.claims.insert(claim.clone(), owner);
+        }
+    }
+    for (position, id) in list::<ProofFact>(&row, 6)? {
+        let position = Position::new(position);
+        facts.proofs.insert(position, EventId::from_uuid(id));
+    }
+    for (append, number, position, name, id) in list::<HitFact>(&row, 7)? {
+        let hit = ConditionHit {
+            position: Position::new(position),
+            name,
+            event_id: EventId::from_uuid(id),
+        };
+        // Each item of a filter has its own first hit.
+        let first = facts
+            .hits
+            .entry((append, number))
+            .or_insert_with(|| hit.clone());
+        if hit.position < first.position {
+            *first = hit;
+        }
+    }
+    Ok(decide(appends.iter().map(Arc::as_ref), facts, now))
+}
+
+fn list<T>(row: &sqlx::postgres::PgRow, column: usize) -> Result<Vec<T>, sqlx::Error>
+where
+    T: serde::de::DeserializeOwned + Send + Unpin + 'static,
+{
+    let list: Option<Json<Vec<T>>> = row.try_get(column)?;
+    Ok(list.map(|Json(list)| list).unwrap_or_default())
+}
+
+fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
+    let conditions = appends.iter().enumerate().flat_map(|(append, request)| {
+        let conditions = request.conditions.iter().enumerate();
+        conditions.map(move |(number, condition)| (append, number, condition))
+    });
+    conditions
+        .flat_map(|(append, number, condition)| {
+            let after = condition.after.position.get();
+            let items = condition.fail_if.items().iter();
+            items.map(move |item| look(append, number, after, item))
+        })
+        .collect()
+}
+
+fn look(append: usize, number: usize, after: i64, item: &FilterItem) -> Look<'_> {
+    let (categories, streams) = (item.get_categories(), item.get_streams());
+    let anywhere = categories.is_empty() && streams.is_empty();
+    Look {
+        append,
+        number,
+        after,
+        names: some(item.get_names().iter().map(String::as_str)),
+        categories: (!anywhere).then(|| categories.iter().map(String::as_str).collect()),
+        stream_categories: streams.iter().map(StreamId::category).collect(),
+        stream_keys: streams.iter().map(StreamId::key).collect(),
+        tags: some(item.get_tags().iter().map(Tag::as_str)),
+    }
+}
+
+fn some<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Vec<&'a str>> {
+    let texts: Vec<_> = texts.collect();
+    (!texts.is_empty()).then_some(texts)
+}
+
+/// Writes a decision and notifies the listeners of all processes.
+pub(crate) async fn store(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    decision: &Decision,
+) -> Result<(), sqlx::Error> {
+    if !decision.events.is_empty() {
+        store_events(connection, sql, decision).await?;
+    }
+    if !decision.erased.is_empty() {
+        let erased = &decision.erased;
+        sqlx::query(sql.erase.text())
+            .bind(column(erased, StreamId::category))
+            .bind(column(erased, StreamId::key))
+            .execute(&mut *connection)
+            .await?;
+    }
+    store_claims(connection, sql, &decision.claims).await
+}
+
+async fn store_events(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    decision: &Decision,
+) -> Result<(), sqlx::Error> {
+    let events = &decision.events;
+    let (ids, rows) = (decision.streams.keys(), decision.streams.values());
+    let last = events.last().map_or(0, |row| row.recorded.position.get());
+    sqlx::query(sql.store.text())
+        .bind(column(events, |row| row.recorded.position.get()))
+        .bind(column(events, |row| row.recorded.stream.category()))
+        .bind(column(events, |row| row.recorded.stream.key()))
+        .bind(column(events, |row| row.recorded.version.get()))
+        .bind(column(events, |row| row.recorded.id.as_uuid()))
+        .bind(column(events, |row| &*row.recorded.name))
+        .bind(column(events, |row| {
+            // Checked at the edge: it fits.
+            i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
+        }))
+        .bind(column(events, |row| row.recorded.payload.as_str()))
+        .bind(column(events, |row| row.metadata.as_str()))
+        .bind(column(events, |row| tags_json(&row.recorded.tags)))
+        .bind(decision.recorded_at)
+        .bind(column(events, |row| row.recorded.erased_at.is_some()))
+        .bind(column(ids.clone(), StreamId::category))
+        .bind(column(ids, StreamId::key))
+        .bind(column(rows.clone(), |row| row.version.get()))
+        .bind(column(rows.clone(), |row| row.state.as_str()))
+        .bind(column(rows.clone(), |row| tags_json(&row.tags)))
+        .bind(column(rows.clone(), |row| row.first_position.get()))
+        .bind(column(rows, |row| row.last_position.get()))
+        .bind(last.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn store_claims(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    claims: &BTreeMap<ClaimKey, Option<StreamId>>,
+) -> Result<(), sqlx::Error> {
+    let (mut taken, mut released) = (Vec::new(), Vec::new());
+    for (key, owner) in claims {
+        match owner {
+            Some(owner) => taken.push((key, owner)),
+            None => released.push(key),
+        }
+    }
+    if !taken.is_empty() {
+        sqlx::query(sql.take_claims.text())
+            .bind(column(&taken, |((scope, _), _)| scope.as_str()))
+            .bind(column(&taken, |((_, value), _)| value.as_str()))
+            .bind(column(&taken, |(_, owner)| owner.category()))
+            .bind(column(&taken, |(_, owner)| owner.key()))
+            .execute(&mut *connection)
+            .await?;
+    }
+    if !released.is_empty() {
+        sqlx::query(sql.release_claims.text())
+            .bind(column(&released, |(scope, _)| scope.as_str()))
+            .bind(column(&released, |(_, value)| value.as_str()))
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// One column of some rows, as an array parameter.
+pub(crate) fn column<I: IntoIterator, T>(rows: I, value: impl FnMut(I::Item) -> T) -> Vec<T> {
+    rows.into_iter().map(value).collect()
+}
+
+/// Tags as a JSON array. Texts never fail to become JSON.
+fn tags_json(tags: &[Tag]) -> String {
+    if tags.is_empty() {
+        return "[]".to_owned();
+    }
+    serde_json::to_string(tags).unwrap_or_default()
+}

@@ -1,0 +1,305 @@
+//! The production Backstory store on Postgres (14 or later).
+//!
+//! ```no_run
+//! use backstory_event::{Append, EventStore, ExpectedVersion, NewEvent, Payload, StreamId};
+//! use backstory_store_postgres::PostgresStore;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = PostgresStore::connect("postgres://user:password@localhost/app").await?;
+//! let stream = StreamId::new("todo", 7)?;
+//! let event = NewEvent::raw("todo.added", Payload::parse(r#"{"title":"buy milk"}"#)?);
+//! store.append(Append::to(stream, ExpectedVersion::NoStream, [event])).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # How it works
+//! One writer task per store coalesces the appends of all callers into batches. A batch takes the
+//! advisory lock of the log, so that positions are dense and in commit order, decides each append
+//! by the rules that all stores share, and commits once. Readers read pages by position; between
+//! pages they hold no connection.
+//!
+//! # Connections
+//! One of the writer, one that listens (none with [`Wake::Off`]), and at most
+//! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections. With
+//! [`PostgresStore::with_pool`] the latter come from the given pool.
+//!
+//! # What it tells
+//! Spans of `tracing`, at debug level: `backstory.postgres.batch` (field `appends`),
+//! `backstory.postgres.append_in`, `backstory.postgres.read`, `backstory.postgres.documents`
+//! (`projection`, `writes`), `backstory.postgres.projection` (`projection`). Passwords are never
+//! part of a span, an error or a `Debug` text.
+
+mod append;
+mod documents;
+mod error;
+mod options;
+mod projections;
+mod read;
+mod schema;
+mod session;
+mod snapshots;
+mod sql;
+mod streams;
+mod tail;
+mod within;
+mod writer;
+
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use backstory_event::{
+    Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StoreErrorKind,
+    StreamPage, StreamQuery,
+};
+pub use backstory_store_kit::WriterOptions;
+use backstory_store_kit::{Tail, Writer};
+pub use options::{Migrations, PostgresOptions, Wake};
+use sqlx::{
+    ConnectOptions, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tracing::Instrument;
+pub use within::Pending;
+
+use crate::{
+    error::store_error,
+    read::Reader,
+    schema::Schema,
+    session::{Session, notice_dead_client, retry},
+    sql::Statements,
+    tail::{Watch, Watcher},
+    writer::PostgresWriter,
+};
+
+/// A store in a schema of a Postgres database. Clones share it; it ends with the last one.
+///
+/// It works in the runtime that it was opened in; after that has ended it answers `Closed`.
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    owns_pool: bool,
+    schema: Schema,
+    sql: Arc<Statements>,
+    options: PostgresOptions,
+    writer: Writer,
+    tail: Tail,
+    watcher: Watcher,
+    database: String,
+}
+
+impl PostgresStore {
+    /// Opens the store of a database, and creates its tables when they are missing.
+    ///
+    /// # Errors
+    /// `Config` for a URL that is none or an unknown database, `Denied` for a wrong password or
+    /// missing rights, `Unavailable` when the server cannot be reached, `Schema` when its tables
+    /// need a newer program.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::connect_with(url, PostgresOptions::default()).await
+    }
+
+    /// Opens the store of a database with options.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
+        let connect = url.parse().map_err(store_error)?;
+        let connect = quiet(connect);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.readers)
+            .acquire_timeout(options.connect_timeout)
+            // Reads find dead connections out by themselves.
+            .test_before_acquire(false)
+            .after_connect(|connection, _| Box::pin(notice_dead_client(connection)))
+            .connect_lazy_with(connect.clone());
+        Self::open(pool, connect, true, options).await
+    }
+
+    /// Opens the store with the application's own pool for reads and projections. The writer and
+    /// the listener use connections of their own with the same parameters.
+    ///
+    /// The application closes the pool.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn with_pool(pool: PgPool) -> Result<Self, StoreError> {
+        Self::with_pool_and(pool, PostgresOptions::default()).await
+    }
+
+    /// Opens the store with the application's own pool and options.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn with_pool_and(
+        pool: PgPool,
+        options: PostgresOptions,
+    ) -> Result<Self, StoreError> {
+        let connect = quiet((*pool.connect_options()).clone());
+        Self::open(pool, connect, false, options).await
+    }
+
+    async fn open(
+        pool: PgPool,
+        connect: PgConnectOptions,
+        owns_pool: bool,
+        options: PostgresOptions,
+    ) -> Result<Self, StoreError> {
+        let schema = Schema::new(&options.schema)?;
+        let sql = Arc::new(Statements::new(&schema));
+        let mut session = Session::open(&connect, options.connect_timeout)
+            .await
+            .map_err(store_error)?;
+        schema
+            .prepare(&mut session.connection, options.migrations)
+            .await?;
+        let head = sqlx::query_scalar(sql.head.text())
+            .fetch_one(&mut session.connection)
+            .await
+            .map_err(store_error)?;
+        let tail = Tail::new(Position::new(head));
+        let database = format!(
+            "{}:{}/{}",
+            connect.get_host(),
+            connect.get_port(),
+            connect.get_database().unwrap_or(connect.get_username()),
+        );
+        let writer = PostgresWriter::new(
+            connect.clone(),
+            sql.clone(),
+            options.clone(),
+            tail.clone(),
+            session,
+        );
+        let writer = Writer::spawn(writer, options.writer);
+        let watcher = Watcher::spawn(Watch {
+            connect,
+            pool: pool.clone(),
+            schema: schema.clone(),
+            sql: sql.clone(),
+            options: options.clone(),
+            tail: tail.clone(),
+        });
+        Ok(Self(Arc::new(Inner {
+            pool,
+            owns_pool,
+            schema,
+            sql,
+            options,
+            writer,
+            tail,
+            watcher,
+            database,
+        })))
+    }
+
+    /// The statements that make the tables of a schema, for those who apply them by hand.
+    ///
+    /// # Errors
+    /// `Config` when the name is none of a schema.
+    pub fn ddl(schema: &str) -> Result<String, StoreError> {
+        Ok(Schema::new(schema)?.ddl())
+    }
+
+    /// The statements that give a role what a program needs on a prepared schema: no DDL rights,
+    /// and none to change events.
+    ///
+    /// # Errors
+    /// `Config` when the name is none of a schema.
+    pub fn grants(schema: &str, role: &str) -> Result<String, StoreError> {
+        Ok(Schema::new(schema)?.grants(role))
+    }
+
+    /// The pool that reads and runs projections. After [`PostgresStore::with_pool`] the application's own.
+    pub fn pool(&self) -> &PgPool {
+        &self.0.pool
+    }
+
+    /// Accepts no more appends, writes those that wait, and ends all tasks and connections of the
+    /// store. Whoever still waits is answered `Closed`.
+    pub async fn close(&self) {
+        self.0.writer.close().await;
+        self.0.watcher.close();
+        if self.0.owns_pool {
+            self.0.pool.close().await;
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        if self.0.watcher.is_closed() || self.0.writer.is_closed() {
+            return Err(StoreError::new(StoreErrorKind::Closed));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sql(&self) -> &Arc<Statements> {
+        &self.0.sql
+    }
+
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.0.schema
+    }
+
+    pub(crate) fn options(&self) -> &PostgresOptions {
+        &self.0.options
+    }
+
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.0.tail
+    }
+}
+
+/// Our own name for operators, and no log lines of the driver.
+fn quiet(connect: PgConnectOptions) -> PgConnectOptions {
+    let named = match connect.get_application_name() {
+        Some(_) => connect,
+        None => connect.application_name("backstory"),
+    };
+    named.disable_statement_logging()
+}
+
+impl Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("database", &self.0.database)
+            .field("schema", &self.0.schema.name())
+            .field("head", &self.0.tail.head())
+            .finish()
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.0.writer.append(append).await
+    }
+
+    async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
+        self.check_open()?;
+        let reader = Reader {
+            pool: self.pool(),
+            schema: self.schema(),
+            sql: self.sql(),
+            window: self.options().window,
+            page: self.options().page,
+        };
+        let span = tracing::debug_span!("backstory.postgres.read");
+        reader.read(query).instrument(span).await
+    }
+
+    async fn streams(&self, query: &StreamQuery) -> Result<StreamPage, StoreError> {
+        self.check_open()?;
+        retry(|| Box::pin(streams::list(self.pool(), self.schema(), query)))
+            .await
+            .map_err(store_error)
+    }
+
+    async fn changed(&self, after: Position) -> Result<Position, StoreError> {
+        self.check_open()?;
+        self.0.watcher.beyond(&self.0.tail, after).await
+    }
+}

@@ -1,0 +1,177 @@
+//! What can be set.
+
+use std::time::Duration;
+
+use backstory_event::Limits;
+use backstory_store_kit::WriterOptions;
+
+/// What to do about the tables at the start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Migrations {
+    /// Create or update them when needed. On a prepared schema no DDL rights are needed.
+    #[default]
+    Apply,
+    /// Only check that they fit. Somebody runs [`PostgresStore::ddl`](crate::PostgresStore::ddl).
+    Verify,
+}
+
+/// How readers learn that other processes have appended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Wake {
+    /// By LISTEN on a connection of its own, and a query every [poll
+    /// interval](PostgresOptions::with_poll) in case a notification was lost.
+    #[default]
+    Listen,
+    /// By a query every 100 ms while somebody waits: for poolers in transaction mode.
+    Off,
+}
+
+/// Options of a [`PostgresStore`](crate::PostgresStore).
+///
+/// ```
+/// use backstory_store_postgres::{Migrations, PostgresOptions};
+///
+/// let options = PostgresOptions::default()
+///     .with_schema("orders")
+///     .with_migrations(Migrations::Verify);
+/// ```
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    pub(crate) schema: String,
+    pub(crate) migrations: Migrations,
+    pub(crate) wake: Wake,
+    pub(crate) poll: Duration,
+    pub(crate) readers: u32,
+    pub(crate) page: usize,
+    pub(crate) window: i64,
+    pub(crate) writer: WriterOptions,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) append_idle_timeout: Duration,
+    pub(crate) projection_idle_timeout: Duration,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            schema: "backstory".to_owned(),
+            migrations: Migrations::default(),
+            wake: Wake::default(),
+            poll: Duration::from_secs(1),
+            readers: 8,
+            page: 1_000,
+            window: 20_000,
+            writer: WriterOptions::default(),
+            connect_timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(2),
+            append_idle_timeout: Duration::from_secs(5),
+            projection_idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl PostgresOptions {
+    /// The schema that holds the tables; `backstory` by default. Stores in other schemas of the
+    /// same database are independent.
+    #[must_use]
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// What to do about the tables at the start; [`Migrations::Apply`] by default.
+    #[must_use]
+    pub fn with_migrations(mut self, migrations: Migrations) -> Self {
+        self.migrations = migrations;
+        self
+    }
+
+    /// How readers learn of foreign appends; [`Wake::Listen`] by default.
+    #[must_use]
+    pub fn with_wake(mut self, wake: Wake) -> Self {
+        self.wake = wake;
+        self
+    }
+
+    /// How often to look for foreign appends although none was announced; 1 second by default.
+    #[must_use]
+    pub fn with_poll(mut self, interval: Duration) -> Self {
+        self.poll = interval.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How many connections read and run projections; 8 by default. Not used with a pool of your own.
+    #[must_use]
+    pub fn with_readers(mut self, connections: u32) -> Self {
+        self.readers = connections.max(1);
+        self
+    }
+
+    /// How many events a page holds at most; 1,000 by default.
+    #[must_use]
+    pub fn with_page(mut self, events: usize) -> Self {
+        self.page = events.clamp(1, 100_000);
+        self
+    }
+
+    /// How many positions one page looks at, at most; 20,000 by default.
+    #[must_use]
+    pub fn with_window(mut self, positions: i64) -> Self {
+        self.window = positions.max(1);
+        self
+    }
+
+    /// The bounds of the append queue and its batches, and the default deadline.
+    #[must_use]
+    pub fn with_writer(mut self, writer: WriterOptions) -> Self {
+        self.writer = writer;
+        self
+    }
+
+    /// What one append may hold.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.writer.limits = limits;
+        self
+    }
+
+    /// How long an append without a deadline of its own may take; 10 seconds by default.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.writer.deadline = deadline;
+        self
+    }
+
+    /// How long to wait for a connection; 5 seconds by default.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the server lets one attempt wait for the lock of the log before the holder is
+    /// named; 2 seconds by default.
+    #[must_use]
+    pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// After how long the server ends a client that freezes inside an append; 5 seconds by
+    /// default, at least 1 ms.
+    #[must_use]
+    pub fn with_append_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.append_idle_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// After how long the server ends a client that freezes inside the transaction of a
+    /// projection; 30 seconds by default, at least 1 ms.
+    #[must_use]
+    pub fn with_projection_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.projection_idle_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+}

@@ -1,0 +1,175 @@
+//! The progress of projections, and transactions for them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backstory_event::{Checkpoint, EventId, Position, StoreError};
+use backstory_projection::{Checkpoints, CommitError, Host, Progress, Step, Target, Unit};
+use sqlx::{
+    AssertSqlSafe, Error, PgConnection, PgPool, Row, SqlSafeStr, TransactionManager,
+    postgres::{PgRow, PgTransactionManager},
+};
+use std::sync::Arc;
+use uuid::Uuid;
+
+use crate::{
+    PostgresStore,
+    error::store_error,
+    session::{Lease, retry},
+    sql::Statements,
+};
+
+/// A transaction of a projection. Dropped before its end the connection is closed: the server
+/// rolls back at once and stops what it was doing.
+#[derive(Debug)]
+pub(crate) struct Work {
+    lease: Lease,
+}
+
+impl Work {
+    /// `idle` is after how long the server ends a client that does nothing in it.
+    pub(crate) async fn begin(pool: &PgPool, idle: Duration) -> Result<Self, Error> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+             SET LOCAL idle_in_transaction_session_timeout = {}",
+            idle.as_millis()
+        );
+        // After a restart of the server the idle connections of the pool are dead.
+        retry(|| {
+            let begin = AssertSqlSafe(begin.clone()).into_sql_str();
+            Box::pin(async move {
+                let mut lease = Lease::of(pool).await?;
+                PgTransactionManager::begin(&mut lease, Some(begin)).await?;
+                Ok(Self { lease })
+            })
+        })
+        .await
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.lease
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        let committed = PgTransactionManager::commit(&mut self.lease).await;
+        self.lease.done_with(committed)
+    }
+
+    /// Moves the progress of a projection, in its own statement: false when somebody else did.
+    pub(crate) async fn step(&mut self, sql: &Statements, step: &Step) -> Result<bool, Error> {
+        let (from, to) = (&step.from, step.result());
+        // Nobody has a row before its first step.
+        let statement = if *from == Progress::start(&*from.projection) {
+            &sql.first_step
+        } else {
+            &sql.step
+        };
+        let moved = sqlx::query(statement.text())
+            .bind(&from.projection)
+            .bind(to.checkpoint.position.get())
+            .bind(to.checkpoint.event_id.as_uuid())
+            .bind(to.epoch)
+            .bind(from.checkpoint.position.get())
+            .bind(from.checkpoint.event_id.as_uuid())
+            .bind(from.epoch)
+            .execute(self.connection())
+            .await?;
+        Ok(moved.rows_affected() == 1)
+    }
+}
+
+/// The error that a projection was moved meanwhile.
+pub(crate) fn fenced(progress: &Progress) -> CommitError {
+    CommitError::Fenced {
+        projection: progress.projection.clone(),
+    }
+}
+
+impl PostgresStore {
+    async fn progress(&self, projection: Option<&str>) -> Result<Vec<Progress>, Error> {
+        let mut lease = Lease::of(self.pool()).await?;
+        let rows = sqlx::query(self.sql().progress.text())
+            .bind(projection)
+            .fetch_all(&mut *lease)
+            .await;
+        lease.done_with(rows)?.iter().map(progress).collect()
+    }
+}
+
+fn progress(row: &PgRow) -> Result<Progress, Error> {
+    let event_id: Uuid = row.try_get(2)?;
+    Ok(Progress {
+        projection: row.try_get(0)?,
+        checkpoint: Checkpoint {
+            position: Position::new(row.try_get(1)?),
+            event_id: EventId::from_uuid(event_id),
+        },
+        epoch: row.try_get(3)?,
+    })
+}
+
+#[async_trait]
+impl Checkpoints for PostgresStore {
+    async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
+        self.check_open()?;
+        let found = retry(|| Box::pin(self.progress(Some(projection)))).await;
+        let first = found.map_err(store_error)?.into_iter().next();
+        Ok(first.unwrap_or_else(|| Progress::start(projection)))
+    }
+
+    async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
+        self.check_open()?;
+        retry(|| Box::pin(self.progress(None)))
+            .await
+            .map_err(store_error)
+    }
+}
+
+/// A batch of a projection that works with SQL.
+struct SqlUnit {
+    work: Work,
+    sql: Arc<Statements>,
+    from: Progress,
+}
+
+#[async_trait]
+impl Host<PgConnection> for PostgresStore {
+    /// Begins a transaction on a connection of the pool. When the process freezes in it, the
+    /// server ends it after the [idle timeout](crate::PostgresOptions::with_projection_idle_timeout).
+    async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<PgConnection>>, StoreError> {
+        self.check_open()?;
+        let idle = self.options().projection_idle_timeout;
+        let work = Work::begin(self.pool(), idle).await.map_err(store_error)?;
+        Ok(Box::new(SqlUnit {
+            work,
+            sql: self.sql().clone(),
+            from,
+        }))
+    }
+}
+
+#[async_trait]
+impl Unit<PgConnection> for SqlUnit {
+    fn context(&mut self) -> &mut PgConnection {
+        self.work.connection()
+    }
+
+    async fn commit(mut self: Box<Self>, to: Target) -> Result<(), CommitError> {
+        let span = tracing::debug_span!(
+            "backstory.postgres.projection",
+            projection = %self.from.projection
+        );
+        let step = Step {
+            from: self.from,
+            to,
+        };
+        let commit = async {
+            let moved = self.work.step(&self.sql, &step).await.map_err(store_error)?;
+            if !moved {
+                return Err(fenced(&step.from));
+            }
+            Ok(self.work.commit().await.map_err(store_error)?)
+        };
+        tracing::Instrument::instrument(commit, span).await
+    }
+}

@@ -1,0 +1,308 @@
+//! Pages of events, one statement each.
+
+use std::{collections::HashMap, sync::Arc};
+
+use backstory_event::{
+    Checkpoint, Direction, EventFilter, EventId, EventQuery, FilterItem, Metadata, Page, Payload,
+    Position, Recorded, RecordedEvent, StoreError, StoreErrorKind, StreamId, StreamVersion, Tag,
+};
+use backstory_store_kit::Scan;
+use chrono::{DateTime, Utc};
+use sqlx::{Error, PgPool, Postgres, QueryBuilder, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    append::column,
+    error::store_error,
+    schema::Schema,
+    session::{Lease, retry},
+    sql::Statements,
+};
+
+/// Reads pages.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) pool: &'a PgPool,
+    pub(crate) schema: &'a Schema,
+    pub(crate) sql: &'a Statements,
+    pub(crate) window: i64,
+    pub(crate) page: usize,
+}
+
+impl Reader<'_> {
+    pub(crate) async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
+        let narrow = self.narrow(query).await?;
+        let rows = retry(|| Box::pin(self.rows(&narrow)))
+            .await
+            .map_err(store_error)?;
+        let head = match rows.first() {
+            Some(row) => row.try_get(0).map_err(store_error)?,
+            None => 0,
+        };
+        let mut decoder = Decoder::default();
+        let events = rows
+            .iter()
+            .filter_map(|row| decoder.decode(row).transpose())
+            .collect::<Result<_, _>>()?;
+        let scan = Scan::plan(&narrow, Position::new(head), self.window, self.page);
+        let mut page = scan.page(&narrow, events)?;
+        if query.direction == Direction::Backward {
+            page.checkpoint = query.after;
+        }
+        Ok(page)
+    }
+
+    /// Bounds in time become bounds in the order, which follows it.
+    async fn narrow(&self, query: &EventQuery) -> Result<EventQuery, StoreError> {
+        let mut narrow = query.clone();
+        if query.since.is_none() && query.until.is_none() {
+            return Ok(narrow);
+        }
+        let (since, until) = retry(|| Box::pin(self.positions_at(query.since, query.until)))
+            .await
+            .map_err(store_error)?;
+        if query.until.is_some() {
+            let end = Position::new(until - 1);
+            narrow.up_to = Some(query.up_to.map_or(end, |bound| bound.min(end)));
+        }
+        // A named event stays the first row: it has to be proved.
+        if query.since.is_some() && query.after.event_id.is_nil() {
+            let start = Position::new(since - 1);
+            narrow.after = Checkpoint::at(query.after.position.max(start));
+        }
+        Ok(narrow)
+    }
+
+    async fn positions_at(
+        &self,
+        since: Option<DateTime<Utc>>,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<(i64, i64), Error> {
+        let mut lease = Lease::of(self.pool).await?;
+        let found = sqlx::query_as(self.sql.positions_at.text())
+            .bind(since.unwrap_or_default())
+            .bind(until.unwrap_or_default())
+            .fetch_one(&mut *lease)
+            .await;
+        lease.done_with(found)
+    }
+
+    async fn rows(&self, query: &EventQuery) -> Result<Vec<PgRow>, Error> {
+        let mut statement = statement(self.schema, query, self.window, self.page);
+        let mut lease = Lease::of(self.pool).await?;
+        let rows = statement.build().fetch_all(&mut *lease).await;
+        lease.done_with(rows)
+    }
+}
+
+/// The statement of a page. It knows the head by itself, so that one round trip is enough; the
+/// bounds are those of [`Scan::plan`].
+pub(crate) fn statement(
+    schema: &Schema,
+    query: &EventQuery,
+    window: i64,
+    page: usize,
+) -> QueryBuilder<Postgres> {
+    let streams = streams_only(&query.filter);
+    let window = if streams.is_some() {
+        i64::MAX
+    } else {
+        window.max(1)
+    };
+    let limit = query.limit.unwrap_or(page).min(page);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let after = query.after.position.get();
+    let up_to = query.up_to.map_or(i64::MAX, Position::get);
+    let (descending, order) = match query.direction {
+        Direction::Forward => (false, ""),
+        Direction::Backward => (true, " DESC"),
+    };
+
+    let mut sql = QueryBuilder::new(&*schema.sql(
+        "WITH head AS MATERIALIZED (SELECT coalesce(max(e.position), 0) AS head FROM {s}.event e), \
+         bounds AS MATERIALIZED (SELECT head, ",
+    ));
+    if descending {
+        sql.push("greatest(").push_bind(after);
+        sql.push(", ends.high - ").push_bind(window);
+        sql.push(") AS low, ends.high");
+    } else {
+        sql.push_bind(after).push("::bigint AS low, ends.high");
+    }
+    let cap = if descending {
+        up_to
+    } else {
+        up_to.min(after.saturating_add(window))
+    };
+    sql.push(" FROM head CROSS JOIN LATERAL (SELECT greatest(least(head, ");
+    sql.push_bind(cap).push("), ").push_bind(after);
+    sql.push(schema.sql(
+        ") AS high) ends) \
+         SELECT bounds.head, r.position, r.category, r.key, r.version, r.id, r.name, r.schema_version, \
+           r.payload::text, r.metadata::text, r.tags, r.recorded_at, r.erased_at \
+         FROM bounds LEFT JOIN LATERAL ( \
+           SELECT e.* FROM {s}.event e WHERE e.position = ANY (ARRAY[bounds.low, bounds.high]) \
+           UNION ALL (",
+    ));
+    match streams {
+        None => {
+            sql.push(schema.sql(
+                "SELECT e.* FROM {s}.event e WHERE e.position > bounds.low AND e.position < bounds.high",
+            ));
+            restrict(&mut sql, query);
+            sql.push(format_args!(" ORDER BY e.position{order} LIMIT "));
+            sql.push_bind(limit);
+        }
+        Some(streams) => {
+            sql.push("SELECT f.* FROM unnest(");
+            sql.push_bind(column(&streams, |stream| stream.category().to_owned()));
+            sql.push(", ");
+            sql.push_bind(column(&streams, |stream| stream.key().to_owned()));
+            sql.push(schema.sql(
+                ") AS q(category, key) CROSS JOIN LATERAL (SELECT e.* FROM {s}.event e \
+                 WHERE e.category = q.category AND e.key = q.key \
+                   AND e.position > bounds.low AND e.position < bounds.high",
+            ));
+            // A page begins where the one before ended: its last event tells the version.
+            let (sign, bound, none) = if descending {
+                ("<", "bounds.high + 1", i64::MAX)
+            } else {
+                (">", "bounds.low", 0)
+            };
+            sql.push(schema.sql(&format!(
+                " AND e.version {sign} coalesce((SELECT b.version FROM {{s}}.event b \
+                 WHERE b.position = {bound} AND b.category = q.category AND b.key = q.key), {none})",
+            )));
+            restrict(&mut sql, query);
+            sql.push(format_args!(" ORDER BY e.version{order} LIMIT "));
+            sql.push_bind(limit);
+            sql.push(format_args!(") f ORDER BY f.position{order} LIMIT "));
+            sql.push_bind(limit);
+        }
+    }
+    sql.push(format_args!(")) r ON true ORDER BY r.position{order}"));
+    sql
+}
+
+/// The streams of a filter that means nothing but streams: their index finds the events.
+fn streams_only(filter: &EventFilter) -> Option<Vec<&StreamId>> {
+    let only = |item: &FilterItem| {
+        item.get_categories().is_empty() && !item.get_streams().is_empty()
+    };
+    let items = filter.items();
+    if items.is_empty() || !items.iter().all(only) {
+        return None;
+    }
+    let mut streams: Vec<_> = items.iter().flat_map(FilterItem::get_streams).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    Some(streams)
+}
+
+/// Adds what the query asks of an event `e`.
+fn restrict(sql: &mut QueryBuilder<Postgres>, query: &EventQuery) {
+    if let Some(version) = query.from_version {
+        sql.push(" AND e.version >= ").push_bind(version.get());
+    }
+    if let Some(version) = query.to_version {
+        sql.push(" AND e.version <= ").push_bind(version.get());
+    }
+    if let Some(time) = query.since {
+        sql.push(" AND e.recorded_at >= ").push_bind(time);
+    }
+    if let Some(time) = query.until {
+        sql.push(" AND e.recorded_at < ").push_bind(time);
+    }
+    if query.filter.is_all() {
+        return;
+    }
+    sql.push(" AND (false");
+    for item in query.filter.items() {
+        sql.push(" OR (true");
+        if !item.get_names().is_empty() {
+            sql.push(" AND e.name = ANY (");
+            sql.push_bind(column(item.get_names(), Clone::clone)).push(")");
+        }
+        let (categories, streams) = (item.get_categories(), item.get_streams());
+        if !categories.is_empty() || !streams.is_empty() {
+            sql.push(" AND (e.category = ANY (");
+            sql.push_bind(column(categories, Clone::clone)).push(")");
+            if !streams.is_empty() {
+                sql.push(" OR (e.category, e.key) IN (SELECT * FROM unnest(");
+                sql.push_bind(column(streams, |stream| stream.category().to_owned()));
+                sql.push(", ");
+                sql.push_bind(column(streams, |stream| stream.key().to_owned()));
+                sql.push("))");
+            }
+            sql.push(")");
+        }
+        if !item.get_tags().is_empty() {
+            sql.push(" AND e.tags <> '{}' AND e.tags @> ");
+            sql.push_bind(column(item.get_tags(), |tag| tag.as_str().to_owned()));
+        }
+        sql.push(")");
+    }
+    sql.push(")");
+}
+
+/// Makes events of rows. Texts that repeat within a page are kept once.
+#[derive(Default)]
+struct Decoder {
+    texts: HashMap<String, Arc<str>>,
+}
+
+impl Decoder {
+    fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        let new: Arc<str> = text.into();
+        self.texts.insert(text.to_owned(), new.clone());
+        new
+    }
+
+    /// The event of a row; nothing for the row that says only how far the log reaches.
+    fn decode(&mut self, row: &PgRow) -> Result<Option<RecordedEvent>, StoreError> {
+        let position: Option<i64> = row.try_get(1).map_err(store_error)?;
+        let Some(position) = position else {
+            return Ok(None);
+        };
+        self.fields(row, Position::new(position))
+            .map(|recorded| Some(RecordedEvent::new(recorded)))
+            .map_err(|error| damaged(position, error))
+    }
+
+    fn fields(&mut self, row: &PgRow, position: Position) -> Result<Recorded, Error> {
+        let category = self.text(row.try_get(2)?);
+        let key: &str = row.try_get(3)?;
+        let id: Uuid = row.try_get(5)?;
+        let schema_version: i32 = row.try_get(7)?;
+        let payload: &str = row.try_get(8)?;
+        let metadata = match row.try_get(9)? {
+            "{}" => Metadata::default(),
+            text => serde_json::from_str(text).map_err(|error| Error::Decode(error.into()))?,
+        };
+        let tags: Vec<String> = row.try_get(10)?;
+        Ok(Recorded {
+            position,
+            stream: StreamId::stored(category, key),
+            version: StreamVersion::new(row.try_get(4)?),
+            id: EventId::from_uuid(id),
+            name: self.text(row.try_get(6)?),
+            schema_version: u32::try_from(schema_version)
+                .map_err(|error| Error::Decode(error.into()))?,
+            payload: Payload::stored(payload),
+            metadata,
+            tags: tags.into_iter().map(Tag::stored).collect(),
+            recorded_at: row.try_get(11)?,
+            erased_at: row.try_get(12)?,
+        })
+    }
+}
+
+fn damaged(position: i64, error: Error) -> StoreError {
+    StoreError::new(StoreErrorKind::Corrupt {
+        reason: format!("the event at position {position} cannot be read"),
+    })
+    .with_source(error)
+}

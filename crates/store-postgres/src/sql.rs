@@ -1,0 +1,218 @@
+//! All fixed statements. Their plans do not depend on statistics: each look-up is a LATERAL with
+//! LIMIT, which no planner turns into a scan of the table.
+
+use std::sync::Arc;
+
+use sqlx::AssertSqlSafe;
+
+use crate::schema::Schema;
+
+macro_rules! statements {
+    ($($name:ident = $text:expr;)*) => {
+        /// The statements of one schema.
+        #[derive(Debug)]
+        pub(crate) struct Statements {
+            $(pub(crate) $name: Statement,)*
+        }
+
+        impl Statements {
+            pub(crate) fn new(schema: &Schema) -> Self {
+                Self { $($name: Statement(schema.sql($text)),)* }
+            }
+        }
+    };
+}
+
+/// The text of a statement.
+#[derive(Debug, Clone)]
+pub(crate) struct Statement(Arc<str>);
+
+impl Statement {
+    /// The text for sqlx: it consists of our own words and a checked schema name.
+    pub(crate) fn text(&self) -> AssertSqlSafe<Arc<str>> {
+        AssertSqlSafe(self.0.clone())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Short transactions of our own: look-ups by index also while the server has no statistics, one
+/// plan for all batches, and durable commits.
+macro_rules! settings {
+    () => {
+        "set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), \
+         set_config('enable_mergejoin', 'off', true), \
+         set_config('plan_cache_mode', 'force_generic_plan', true), \
+         set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+           WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
+    };
+}
+
+statements! {
+    // Stands behind BEGIN and the timeouts. The lock is taken by a statement of its own, so that
+    // the next one sees what its last holder committed.
+    lock_append = concat!("SELECT ", settings!(), "; SELECT pg_advisory_xact_lock({lock})");
+
+    // An append within a transaction of the caller: $1 and $2 are its lock and idle timeouts in
+    // milliseconds; smaller ones of the caller are kept.
+    settle_append = "SELECT current_setting('transaction_isolation'), \
+        set_config('backstory.append', 'open', true), \
+        set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+          WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true), \
+        set_config('lock_timeout', CASE \
+          WHEN extract(epoch FROM current_setting('lock_timeout')::interval) * 1000 \
+            BETWEEN 1 AND $1 THEN current_setting('lock_timeout') ELSE $1::bigint::text END, true), \
+        set_config('idle_in_transaction_session_timeout', CASE \
+          WHEN extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) * 1000 \
+            BETWEEN 1 AND $2 THEN current_setting('idle_in_transaction_session_timeout') \
+          ELSE $2::bigint::text END, true)";
+
+    // The settings of `settle_append` are gone when it was not in a transaction.
+    lock_within = "SELECT coalesce(current_setting('backstory.append', true), '') = 'open', \
+        current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true), \
+        pg_advisory_xact_lock({lock})";
+
+    restore = "SELECT set_config('enable_seqscan', $1, true), pg_current_xact_id()::text";
+
+    // What a batch needs to know. Lists are JSON, numbered as the parameters are.
+    facts = "SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
+        (SELECT json_agg(json_build_array(q.n, t.version, t.state, t.tags, t.first_position, t.last_position)) \
+          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(category, key, n) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.stream t \
+            WHERE t.category = q.category AND t.key = q.key LIMIT 1) t), \
+        (SELECT json_agg(json_build_array(q.n, t.position, t.category, t.key, t.version, t.name)) \
+          FROM unnest($3::uuid[]) WITH ORDINALITY AS q(id, n) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.id = q.id LIMIT 1) t), \
+        (SELECT json_agg(json_build_array(q.n, t.category, t.key)) \
+          FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS q(scope, value, n) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.claim t \
+            WHERE t.scope = q.scope AND t.value = q.value LIMIT 1) t), \
+        (SELECT json_agg(json_build_array(t.position, t.id)) \
+          FROM unnest($6::bigint[]) AS q(position) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.position = q.position LIMIT 1) t), \
+        (SELECT json_agg(json_build_array(q.append, q.number, t.hit_position, t.hit_name, t.hit_id)) \
+          FROM jsonb_to_recordset($7::jsonb) AS q(append int, number int, after bigint, names text[], \
+            categories text[], stream_categories text[], stream_keys text[], tags text[]) \
+          CROSS JOIN LATERAL {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
+            q.stream_categories, q.stream_keys, q.tags) t) \
+        FROM (SELECT 1) AS one LEFT JOIN LATERAL \
+          (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
+
+    // Events and stream rows of a batch, and one notification. Tags travel as JSON, never as an
+    // array literal.
+    store = "WITH events AS (INSERT INTO {s}.event \
+          (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at, erased_at) \
+        SELECT q.position, q.category, q.key, q.version, q.id, q.name, q.schema_version, \
+          q.payload::jsonb, q.metadata::jsonb, \
+          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
+          $11, CASE WHEN q.erased THEN $11 END \
+        FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], \
+            $7::int[], $8::text[], $9::text[], $10::text[], $12::boolean[]) \
+          AS q(position, category, key, version, id, name, schema_version, payload, metadata, tags, erased)), \
+      streams AS (INSERT INTO {s}.stream AS t \
+          (category, key, version, state, tags, first_position, last_position) \
+        SELECT q.category, q.key, q.version, q.state, \
+          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
+          q.first_position, q.last_position \
+        FROM unnest($13::text[], $14::text[], $15::bigint[], $16::text[], $17::text[], $18::bigint[], $19::bigint[]) \
+          AS q(category, key, version, state, tags, first_position, last_position) \
+        ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
+          tags = excluded.tags, first_position = excluded.first_position, last_position = excluded.last_position) \
+      SELECT pg_notify({channel}, $20)";
+
+    notify = "SELECT pg_notify({channel}, $1)";
+
+    erase = "SELECT {s}.erase_v1(q.category, q.key) FROM unnest($1::text[], $2::text[]) AS q(category, key)";
+
+    take_claims = "INSERT INTO {s}.claim AS t (scope, value, category, key) \
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) \
+        ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key";
+
+    release_claims = "DELETE FROM {s}.claim t USING unnest($1::text[], $2::text[]) AS q(scope, value) \
+        WHERE t.scope = q.scope AND t.value = q.value";
+
+    // Who holds the lock of the log: a session, or a prepared transaction.
+    lock_holder = "SELECT l.pid, a.application_name, a.state, \
+          extract(epoch FROM clock_timestamp() - a.xact_start)::float8, p.gid, \
+          extract(epoch FROM clock_timestamp() - p.prepared)::float8 \
+        FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+        LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL \
+          AND split_part(l.virtualtransaction, '/', 2) = p.transaction::text \
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+          AND l.classid = (({lock} >> 32) & 4294967295)::oid AND l.objid = ({lock} & 4294967295)::oid \
+        LIMIT 1";
+
+    head = "SELECT coalesce(max(e.position), 0) FROM {s}.event e";
+
+    positions_at = "SELECT {s}.position_at_v1($1), {s}.position_at_v1($2)";
+
+    // Where an event is, and what became of the transaction that appended it.
+    pending = "SELECT (SELECT e.position FROM {s}.event e WHERE e.id = $1), \
+        pg_xact_status($2::text::xid8)";
+
+    save_snapshot = "SELECT {s}.save_snapshot_v1($1, $2, $3, $4, $5, $6::text::jsonb)";
+
+    latest_snapshot = "SELECT t.version, t.event_id, t.shape, t.state::text FROM {s}.snapshot t \
+        WHERE t.category = $1 AND t.key = $2 AND t.version <= $3 ORDER BY t.version DESC LIMIT 1";
+
+    delete_snapshots = "DELETE FROM {s}.snapshot t WHERE t.category = $1 AND t.key = $2";
+
+    progress = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
+        WHERE $1::text IS NULL OR t.projection = $1 ORDER BY t.projection";
+
+    settle_projection = concat!("SELECT ", settings!());
+
+    // The first step of a projection: its row may not be there yet.
+    first_step = "INSERT INTO {s}.progress AS t (projection, position, event_id, epoch) \
+        VALUES ($1, $2, $3, $4) ON CONFLICT (projection) DO UPDATE \
+        SET position = excluded.position, event_id = excluded.event_id, epoch = excluded.epoch \
+        WHERE t.position = $5 AND t.event_id = $6 AND t.epoch = $7";
+
+    step = "UPDATE {s}.progress t SET position = $2, event_id = $3, epoch = $4 \
+        WHERE t.projection = $1 AND t.position = $5 AND t.event_id = $6 AND t.epoch = $7";
+
+    empty_collections = "WITH gone AS \
+          (DELETE FROM {s}.collection t WHERE t.projection = $1 RETURNING t.generation), \
+        entries AS (DELETE FROM {s}.document_index i USING gone WHERE i.generation = gone.generation) \
+        DELETE FROM {s}.document d USING gone WHERE d.generation = gone.generation";
+
+    make_collections = "INSERT INTO {s}.collection (name, projection) \
+        SELECT q.name, $2 FROM unnest($1::text[]) AS q(name) \
+        WHERE NOT EXISTS (SELECT FROM {s}.collection t WHERE t.name = q.name) \
+        ORDER BY q.name ON CONFLICT (name) DO NOTHING";
+
+    put_documents = "INSERT INTO {s}.document AS d (generation, key, body, owner_category, owner_key) \
+        SELECT c.generation, q.key, q.body::jsonb, q.owner_category, q.owner_key \
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) \
+          AS q(collection, key, body, owner_category, owner_key) \
+        JOIN {s}.collection c ON c.name = q.collection \
+        ORDER BY c.generation, q.key \
+        ON CONFLICT (generation, key) DO UPDATE SET body = excluded.body, \
+          owner_category = excluded.owner_category, owner_key = excluded.owner_key";
+
+    delete_documents = "DELETE FROM {s}.document d \
+        USING unnest($1::text[], $2::text[]) AS q(collection, key), {s}.collection c \
+        WHERE c.name = q.collection AND d.generation = c.generation AND d.key = q.key";
+
+    // $1, $2: the documents written or deleted; $3 …: all index entries that they have now.
+    index_documents = "WITH entries AS MATERIALIZED (SELECT c.generation, q.key, q.field, q.value \
+          FROM unnest($3::text[], $4::text[], $5::text[], $6::text[]) AS q(collection, key, field, value) \
+          JOIN {s}.collection c ON c.name = q.collection), \
+        gone AS (DELETE FROM {s}.document_index i \
+          USING unnest($1::text[], $2::text[]) AS q(collection, key), {s}.collection c \
+          WHERE c.name = q.collection AND i.generation = c.generation AND i.key = q.key \
+            AND NOT EXISTS (SELECT FROM entries e WHERE e.generation = i.generation \
+              AND e.key = i.key AND e.field = i.field AND e.value = i.value)) \
+        INSERT INTO {s}.document_index (generation, field, value, key) \
+        SELECT e.generation, e.field, e.value, e.key FROM entries e \
+        ORDER BY e.generation, e.field, e.value, e.key ON CONFLICT DO NOTHING";
+
+    get_documents = "SELECT q.n, d.body::text \
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(collection, key, n) \
+        CROSS JOIN LATERAL (SELECT t.generation FROM {s}.collection t WHERE t.name = q.collection LIMIT 1) c \
+        CROSS JOIN LATERAL (SELECT t.body FROM {s}.document t \
+          WHERE t.generation = c.generation AND t.key = q.key LIMIT 1) d";
+}

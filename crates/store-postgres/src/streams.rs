@@ -1,0 +1,74 @@
+//! Lists of streams, by keyset.
+
+use backstory_event::{
+    Position, StreamCursor, StreamId, StreamInfo, StreamPage, StreamQuery, StreamState,
+    StreamVersion, Tag,
+};
+use sqlx::{Error, PgPool, QueryBuilder, Row, postgres::PgRow};
+
+use crate::{append::column, schema::Schema, session::Lease};
+
+pub(crate) async fn list(
+    pool: &PgPool,
+    schema: &Schema,
+    query: &StreamQuery,
+) -> Result<StreamPage, Error> {
+    let size = query.page_size();
+    // Those with a tag are few: found by their index, then sorted.
+    let source = if query.tags.is_empty() {
+        "{s}.stream"
+    } else {
+        "(SELECT s.* FROM {s}.stream s WHERE s.tags <> '{}' AND s.tags @> "
+    };
+    let mut sql = QueryBuilder::new(&*schema.sql(&format!(
+        "SELECT t.category, t.key, t.version, t.state, t.tags, t.first_position, t.last_position \
+         FROM {source}"
+    )));
+    if !query.tags.is_empty() {
+        sql.push_bind(column(&query.tags, |tag| tag.as_str().to_owned()));
+        sql.push(" OFFSET 0)");
+    }
+    sql.push(" t WHERE t.state = ANY (");
+    sql.push_bind(column(query.wanted_states(), StreamState::as_str));
+    sql.push(")");
+    if let Some(category) = &query.category {
+        sql.push(" AND t.category = ").push_bind(category);
+    }
+    if !query.keys.is_empty() {
+        sql.push(" AND t.key = ANY (").push_bind(&query.keys);
+        sql.push(")");
+    }
+    if let Some(cursor) = &query.after {
+        let stream = cursor.stream();
+        sql.push(" AND (t.category, t.key) > (");
+        sql.push_bind(stream.category()).push(", ");
+        sql.push_bind(stream.key()).push(")");
+    }
+    sql.push(" ORDER BY t.category, t.key LIMIT ");
+    sql.push_bind(i64::try_from(size + 1).unwrap_or(i64::MAX));
+
+    let mut lease = Lease::of(pool).await?;
+    let rows = sql.build().fetch_all(&mut *lease).await;
+    let rows = lease.done_with(rows)?;
+    let mut streams = rows.iter().map(info).collect::<Result<Vec<_>, _>>()?;
+    let more = streams.len() > size;
+    streams.truncate(size);
+    let last = streams.last().filter(|_| more);
+    let next = last.map(|info| StreamCursor::behind(info.stream.clone()));
+    Ok(StreamPage { streams, next })
+}
+
+fn info(row: &PgRow) -> Result<StreamInfo, Error> {
+    let (category, key): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+    let state = StreamState::parse(row.try_get(3)?)
+        .ok_or_else(|| Error::Decode("an unknown state of a stream".into()))?;
+    let tags: Vec<String> = row.try_get(4)?;
+    Ok(StreamInfo {
+        stream: StreamId::stored(category, key),
+        version: StreamVersion::new(row.try_get(2)?),
+        state,
+        tags: tags.into_iter().map(Tag::stored).collect(),
+        first_position: Position::new(row.try_get(5)?),
+        last_position: Position::new(row.try_get(6)?),
+    })
+}

@@ -1,0 +1,250 @@
+//! The group-commit writer on a connection of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use backstory_event::{Append, Appended, EventId, Position, StoreError, StoreErrorKind};
+use backstory_store_kit::{BatchWriter, Tail, WriteFailure};
+use sqlx::{Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
+use tokio::time::{Instant, timeout};
+use tracing::Instrument;
+
+use crate::{
+    PostgresOptions,
+    append::{decide_batch, store},
+    error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
+    session::{Backend, Session, jitter},
+    sql::Statements,
+};
+
+/// How long a statement under the lock may take, at the server and here.
+const STATEMENT: Duration = Duration::from_secs(8);
+const ANSWER: Duration = Duration::from_secs(10);
+
+type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
+
+/// Writes batches. It owns one connection and opens another when that one breaks.
+pub(crate) struct PostgresWriter {
+    connect: PgConnectOptions,
+    sql: Arc<Statements>,
+    options: PostgresOptions,
+    tail: Tail,
+    session: Option<Session>,
+    // The backend of a connection that broke: it must be gone before a batch is sent again.
+    lost: Option<Backend>,
+    // The batch whose COMMIT was not answered, by its first event.
+    open: Option<EventId>,
+    deadline: Option<Instant>,
+    // A row stood where the facts said there was none; once may be a writer that went past the lock.
+    collided: bool,
+}
+
+/// How far a batch came before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Without a COMMIT nothing is stored.
+    Before,
+    /// COMMIT was sent.
+    Commit,
+}
+
+impl PostgresWriter {
+    pub(crate) fn new(
+        connect: PgConnectOptions,
+        sql: Arc<Statements>,
+        options: PostgresOptions,
+        tail: Tail,
+        session: Session,
+    ) -> Self {
+        Self {
+            connect,
+            sql,
+            options,
+            tail,
+            session: Some(session),
+            lost: None,
+            open: None,
+            deadline: None,
+            collided: false,
+        }
+    }
+
+    /// An open connection; the backend of the one before is gone.
+    async fn session(&mut self) -> Result<Session, Error> {
+        let limit = self.options.connect_timeout;
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                tokio::time::sleep(jitter(Duration::from_millis(20))).await;
+                Session::open(&self.connect, limit).await?
+            }
+        };
+        if let Some(lost) = &self.lost {
+            session.end(lost, limit).await?;
+            self.lost = None;
+        }
+        Ok(session)
+    }
+
+    /// How long to wait for the lock: until shortly before the first caller's patience ends, so
+    /// that it learns who holds it.
+    fn lock_timeout(&self) -> Duration {
+        let patience = self.deadline.map_or(Duration::MAX, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
+        let patience = patience
+            .saturating_sub(Duration::from_millis(100))
+            .max(Duration::from_millis(10));
+        self.options.lock_timeout.min(patience)
+    }
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+        batch: &[Arc<Append>],
+        phase: &mut Phase,
+    ) -> Result<(Outcomes, Option<Position>), Error> {
+        let lock_timeout = self.lock_timeout();
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL statement_timeout = {}; {}",
+            lock_timeout.as_millis(),
+            self.options.append_idle_timeout.as_millis(),
+            STATEMENT.as_millis(),
+            self.sql.lock_append.as_str(),
+        );
+        let lock = raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut *connection);
+        answered(lock_timeout + Duration::from_secs(3), lock).await?;
+        let decision = answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
+        answered(ANSWER, store(connection, &self.sql, &decision)).await?;
+        let head = decision.events.last().map(|row| row.recorded.position);
+        if head.is_some() || !decision.claims.is_empty() {
+            *phase = Phase::Commit;
+        }
+        answered(ANSWER, raw_sql("COMMIT").execute(&mut *connection)).await?;
+        Ok((decision.outcomes, head))
+    }
+
+    async fn attempt(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {
+        let mut session = match self.session().await {
+            Ok(session) => session,
+            Err(error) => return self.failed(batch, &error, Phase::Before, None),
+        };
+        // Until it is proved to be idle again: this future may be dropped.
+        self.lost = Some(session.backend.clone());
+        let mut phase = Phase::Before;
+        let result = self.run(&mut session.connection, batch, &mut phase).await;
+        let error = match result {
+            Ok((outcomes, head)) => {
+                self.open = None;
+                self.collided = false;
+                self.keep(session);
+                if let Some(head) = head {
+                    self.tail.advance(head);
+                }
+                return Ok(outcomes);
+            }
+            Err(error) => error,
+        };
+        let mut holder = None;
+        if !breaks_connection(&error) {
+            let rollback = raw_sql("ROLLBACK").execute(&mut session.connection);
+            if answered(Duration::from_secs(2), rollback).await.is_ok() {
+                if sqlstate(&error) == Some("55P03") {
+                    holder = lock_holder(&mut session.connection, &self.sql).await;
+                }
+                // Read-only: the server is no primary any more, another one may be.
+                if sqlstate(&error) != Some("25006") {
+                    self.keep(session);
+                }
+            }
+        }
+        self.failed(batch, &error, phase, holder)
+    }
+
+    fn keep(&mut self, session: Session) {
+        self.session = Some(session);
+        self.lost = None;
+    }
+
+    /// What a failure means for the callers.
+    fn failed(
+        &mut self,
+        batch: &[Arc<Append>],
+        error: &Error,
+        phase: Phase,
+        holder: Option<String>,
+    ) -> Result<Outcomes, WriteFailure> {
+        let first = batch.first().and_then(|append| append.events().next());
+        let first = first.map(|event| event.id);
+        let answer = match holder {
+            Some(reason) => StoreErrorKind::Unavailable { reason },
+            None => kind(error),
+        };
+        if phase == Phase::Commit && breaks_connection(error) {
+            self.open = first;
+            return Err(WriteFailure::Lost(StoreError::new(answer)));
+        }
+        if sqlstate(error) == Some("23505") && !std::mem::replace(&mut self.collided, true) {
+            return Err(WriteFailure::Retry(StoreError::new(answer)));
+        }
+        let open = first.is_some() && self.open == first;
+        match class(error) {
+            Class::Data => Err(WriteFailure::Refused(StoreError::new(answer))),
+            // Only the log itself can tell what became of an open batch.
+            Class::Lasting if !open => Ok(batch.iter().map(|_| Err(answer.clone())).collect()),
+            Class::Lasting | Class::Transient => {
+                Err(WriteFailure::Retry(StoreError::new(answer)))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BatchWriter for PostgresWriter {
+    fn deadline(&mut self, earliest: Instant) {
+        self.deadline = Some(earliest);
+    }
+
+    async fn write(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {
+        let span = tracing::debug_span!("backstory.postgres.batch", appends = batch.len());
+        self.attempt(batch).instrument(span).await
+    }
+}
+
+/// Awaits an answer of the server, but not for ever: the network may be gone.
+async fn answered<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match timeout(limit, answer).await {
+        Ok(result) => result,
+        Err(_) => Err(timed_out("the server did not answer")),
+    }
+}
+
+/// Names who holds the lock of the log.
+pub(crate) async fn lock_holder(connection: &mut PgConnection, sql: &Statements) -> Option<String> {
+    let look = sqlx::query(sql.lock_holder.text()).fetch_optional(connection);
+    let row = answered(Duration::from_secs(2), look).await.ok()??;
+    let pid: Option<i32> = row.try_get(0).ok()?;
+    let name: Option<String> = row.try_get(1).ok()?;
+    let state: Option<String> = row.try_get(2).ok()?;
+    let age: Option<f64> = row.try_get(3).ok()?;
+    let prepared: Option<String> = row.try_get(4).ok()?;
+    let prepared_age: Option<f64> = row.try_get(5).ok()?;
+    Some(match (pid, prepared) {
+        (_, Some(gid)) => format!(
+            "the prepared transaction {gid:?} holds the lock of the log since {:.1} s: COMMIT PREPARED or \
+             ROLLBACK PREPARED it",
+            prepared_age.unwrap_or_default()
+        ),
+        (Some(pid), None) => format!(
+            "process {pid} (application {:?}, {}) holds the lock of the log; its transaction is {:.1} s old",
+            name.unwrap_or_default(),
+            state.unwrap_or_else(|| "state unknown".to_owned()),
+            age.unwrap_or_default()
+        ),
+        (None, None) => "an unknown session holds the lock of the log".to_owned(),
+    })
+}

@@ -1,0 +1,385 @@
+//! One batch of appends: read the facts, decide, write. A statement each, whatever the size.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use backstory_event::{
+    Append, Appended, Clock, EventId, Position, StoreError, StoreErrorKind, StreamId, StreamState,
+    StreamVersion, SystemClock, Tag,
+};
+use backstory_store_kit::{
+    BatchWriter, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, Tail,
+    WriteFailure, decide,
+};
+use chrono::DateTime;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{
+    error::{Failure, corrupt},
+    filter::{Bounds, first_match},
+    lock::{WriteLock, WriteTransaction},
+};
+
+/// How long a batch waits for the lock before its callers may give up.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Events written by one statement: their rows travel as one JSON text.
+const EVENTS_PER_STATEMENT: usize = 1_000;
+
+/// Writes the batches of one store.
+pub(crate) struct Batches {
+    pub(crate) lock: WriteLock,
+    pub(crate) tail: Tail,
+}
+
+#[async_trait]
+impl BatchWriter for Batches {
+    async fn write(
+        &mut self,
+        batch: &[Arc<Append>],
+    ) -> Result<Vec<Result<Appended, StoreErrorKind>>, WriteFailure> {
+        let span = tracing::debug_span!("backstory.sqlite.batch", appends = batch.len());
+        self.store(batch).instrument(span).await
+    }
+}
+
+impl Batches {
+    async fn store(
+        &self,
+        batch: &[Arc<Append>],
+    ) -> Result<Vec<Result<Appended, StoreErrorKind>>, WriteFailure> {
+        let shortest = batch.iter().filter_map(|append| append.deadline).min();
+        let patience = shortest.map_or(PATIENCE, |deadline| PATIENCE.min(deadline / 4));
+        let mut transaction = self.lock.begin(patience).await.map_err(not_stored)?;
+        let decision = match run(&mut transaction, batch).await {
+            Ok(decision) => decision,
+            Err(failure) => {
+                let error = transaction.failed(failure);
+                transaction.rollback().await;
+                return Err(not_stored(error));
+            }
+        };
+        let Some(last) = decision.events.last() else {
+            transaction.rollback().await;
+            return Ok(decision.outcomes);
+        };
+        let head = last.recorded.position;
+        match transaction.commit().await {
+            Ok(()) => {
+                self.tail.advance(head);
+                Ok(decision.outcomes)
+            }
+            Err(failure) if failure.uncertain => Err(WriteFailure::Lost(failure.error)),
+            Err(failure) => Err(not_stored(failure.error)),
+        }
+    }
+}
+
+/// Whether the same batch may pass later, after an error that surely stored nothing.
+fn not_stored(error: StoreError) -> WriteFailure {
+    match error.kind() {
+        StoreErrorKind::Unavailable { .. } => WriteFailure::Retry(error),
+        _ => WriteFailure::Refused(error),
+    }
+}
+
+async fn run(
+    transaction: &mut WriteTransaction,
+    batch: &[Arc<Append>],
+) -> Result<Decision, Failure> {
+    let connection = transaction.connection();
+    let appends = || batch.iter().map(AsRef::as_ref);
+    let mut facts = facts(connection, &Needs::of(appends())).await?;
+    for (index, append) in appends().enumerate() {
+        for (number, condition) in append.conditions.iter().enumerate() {
+            let bounds = Bounds::behind(condition.after.position);
+            let Some(hit) = first_match(connection, &condition.fail_if, &bounds).await? else {
+                continue;
+            };
+            let hit = ConditionHit {
+                position: Position::new(hit.try_get(0)?),
+                name: hit.try_get(1)?,
+                event_id: EventId::from_uuid(hit.try_get(2)?),
+            };
+            facts.hits.insert((index, number), hit);
+        }
+    }
+    let decision = decide(appends(), facts, SystemClock.now());
+    if !decision.events.is_empty() {
+        write(connection, &decision).await?;
+    }
+    Ok(decision)
+}
+
+/// The facts as JSON arrays, so that one statement gives them all.
+const FACTS: &str = "
+SELECT
+    (
+        SELECT json_array(position, recorded_at)
+        FROM backstory_event ORDER BY position DESC LIMIT 1
+    ),
+    (
+        SELECT json_group_array(json_array(
+            s.category, s.key, s.version, s.state, json(s.tags), s.first_position, s.last_position
+        ))
+        FROM json_each(?1) n
+        CROSS JOIN backstory_stream s ON s.category = n.value ->> 0 AND s.key = n.value ->> 1
+    ),
+    (
+        SELECT json_group_array(json_array(
+            hex(e.id), e.position, e.category, e.key, e.version, e.name
+        ))
+        FROM json_each(?2) n CROSS JOIN backstory_event e ON e.id = unhex(n.value, '-')
+    ),
+    (
+        SELECT json_group_array(json_array(c.scope, c.value, c.category, c.key))
+        FROM json_each(?3) n
+        CROSS JOIN backstory_claim c ON c.scope = n.value ->> 0 AND c.value = n.value ->> 1
+    ),
+    (
+        SELECT json_group_array(json_array(e.position, hex(e.id)))
+        FROM json_each(?4) n CROSS JOIN backstory_event e ON e.position = n.value
+    )";
+
+async fn facts(connection: &mut SqliteConnection, needs: &Needs) -> Result<Facts, Failure> {
+    let streams: Vec<_> = needs.streams.iter().map(pair).collect();
+    let row = sqlx::query(FACTS)
+        .bind(json(&streams)?)
+        .bind(json(&needs.event_ids)?)
+        .bind(json(&needs.claims)?)
+        .bind(json(&needs.proofs)?)
+        .fetch_one(connection)
+        .await?;
+    let head: Option<(Position, i64)> = match row.try_get(0)? {
+        Some(text) => Some(parse(text)?),
+        None => None,
+    };
+    let recorded_at = match head {
+        Some((position, micros)) => Some(
+            DateTime::from_timestamp_micros(micros)
+                .ok_or_else(|| corrupt(format!("the time of event {position} is {micros}")))?,
+        ),
+        None => None,
+    };
+    Ok(Facts {
+        head: head.map_or(Position::START, |(position, _)| position),
+        recorded_at,
+        streams: column::<FoundStream>(&row, 1)?
+            .into_iter()
+            .map(FoundStream::row)
+            .collect::<Result<_, _>>()?,
+        events: column::<(Uuid, Position, String, String, StreamVersion, String)>(&row, 2)?
+            .into_iter()
+            .map(|(id, position, category, key, version, name)| {
+                let stream = StreamId::stored(category, key);
+                let stored = StoredEvent {
+                    position,
+                    stream,
+                    version,
+                    name,
+                };
+                (EventId::from_uuid(id), stored)
+            })
+            .collect(),
+        claims: column::<(String, String, String, String)>(&row, 3)?
+            .into_iter()
+            .map(|(scope, value, category, key)| ((scope, value), StreamId::stored(category, key)))
+            .collect(),
+        proofs: column::<(Position, Uuid)>(&row, 4)?
+            .into_iter()
+            .map(|(position, id)| (position, EventId::from_uuid(id)))
+            .collect(),
+        hits: Default::default(),
+    })
+}
+
+#[derive(Deserialize)]
+struct FoundStream(
+    String,
+    String,
+    StreamVersion,
+    String,
+    Vec<String>,
+    Position,
+    Position,
+);
+
+impl FoundStream {
+    fn row(self) -> Result<(StreamId, StreamRow), Failure> {
+        let Self(category, key, version, state, tags, first_position, last_position) = self;
+        let stream = StreamId::stored(category, key);
+        let row = StreamRow {
+            version,
+            state: stream_state(&stream, &state)?,
+            tags: tags.into_iter().map(Tag::stored).collect(),
+            first_position,
+            last_position,
+        };
+        Ok((stream, row))
+    }
+}
+
+/// The state of a stream from its name on disk.
+pub(crate) fn stream_state(stream: &StreamId, state: &str) -> Result<StreamState, Failure> {
+    StreamState::parse(state)
+        .ok_or_else(|| corrupt(format!("the state of stream {stream} is {state:?}")))
+}
+
+const INSERT_EVENTS: &str = "
+INSERT INTO backstory_event (
+    position, category, key, version, id, name, schema_version, recorded_at, erased_at,
+    tags, metadata, payload
+)
+SELECT
+    value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4, '-'), value ->> 5,
+    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
+FROM json_each(?1)";
+
+const UPSERT_STREAMS: &str = "
+INSERT INTO backstory_stream (
+    category, key, version, state, tags, first_position, last_position
+)
+SELECT
+    value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+FROM json_each(?1)
+WHERE true
+ON CONFLICT (category, key) DO UPDATE SET
+    version = excluded.version, state = excluded.state, tags = excluded.tags,
+    first_position = excluded.first_position, last_position = excluded.last_position";
+
+/// After the insert: each event before the newest `backstory.erased` of its stream goes.
+const ERASE: [&str; 4] = [
+    "
+UPDATE backstory_event
+SET erased_at = ?2, tags = '[]', metadata = '{}', payload = '{}'
+WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
+    AND erased_at IS NULL
+    AND version < (
+        SELECT max(last.version) FROM backstory_event last
+        WHERE last.category = backstory_event.category AND last.key = backstory_event.key
+            AND last.name = 'backstory.erased'
+    )",
+    "
+DELETE FROM backstory_claim
+WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+    "
+DELETE FROM backstory_snapshot
+WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+    "
+DELETE FROM backstory_document
+WHERE (owner_category, owner_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+];
+
+const RELEASE_CLAIMS: &str = "
+DELETE FROM backstory_claim
+WHERE (scope, value) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
+
+const TAKE_CLAIMS: &str = "
+INSERT INTO backstory_claim (scope, value, category, key)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1)
+WHERE true
+ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key";
+
+async fn write(connection: &mut SqliteConnection, decision: &Decision) -> Result<(), Failure> {
+    for events in decision.events.chunks(EVENTS_PER_STATEMENT) {
+        let rows: Vec<_> = events.iter().map(event_columns).collect();
+        let rows = json(&rows)?;
+        sqlx::query(INSERT_EVENTS)
+            .bind(rows)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let streams: Vec<_> = decision
+        .streams
+        .iter()
+        .map(|(stream, row)| {
+            let (category, key) = pair(stream);
+            let (version, state) = (row.version, row.state.as_str());
+            (
+                category,
+                key,
+                version,
+                state,
+                &row.tags,
+                row.first_position,
+                row.last_position,
+            )
+        })
+        .collect();
+    sqlx::query(UPSERT_STREAMS)
+        .bind(json(&streams)?)
+        .execute(&mut *connection)
+        .await?;
+    if !decision.erased.is_empty() {
+        let erased: Vec<_> = decision.erased.iter().map(pair).collect();
+        let erased = json(&erased)?;
+        for statement in ERASE {
+            sqlx::query(statement)
+                .bind(&erased)
+                .bind(decision.recorded_at.timestamp_micros())
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    if !decision.claims.is_empty() {
+        let (mut taken, mut released) = (Vec::new(), Vec::new());
+        for (claim, owner) in &decision.claims {
+            match owner {
+                Some(owner) => taken.push((&claim.0, &claim.1, owner.category(), owner.key())),
+                None => released.push(claim),
+            }
+        }
+        sqlx::query(RELEASE_CLAIMS)
+            .bind(json(&released)?)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query(TAKE_CLAIMS)
+            .bind(json(&taken)?)
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// The columns of an event, in the order of [`INSERT_EVENTS`].
+fn event_columns(row: &EventRow) -> impl Serialize {
+    let event = &row.recorded;
+    (
+        event.position,
+        event.stream.category(),
+        event.stream.key(),
+        event.version,
+        event.id,
+        &event.name,
+        event.schema_version,
+        event.recorded_at.timestamp_micros(),
+        event.erased_at.map(|time| time.timestamp_micros()),
+        &event.tags,
+        row.metadata.as_str(),
+        event.payload.as_str(),
+    )
+}
+
+/// Category and key.
+pub(crate) fn pair(stream: &StreamId) -> (&str, &str) {
+    (stream.category(), stream.key())
+}
+
+/// The rows of a statement as one bound text.
+pub(crate) fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, Failure> {
+    serde_json::to_string(rows).map_err(|error| {
+        let reason = format!("the rows of a statement cannot be written: {error}");
+        StoreErrorKind::Database { reason }.into()
+    })
+}
+
+fn column<T: DeserializeOwned>(row: &SqliteRow, index: usize) -> Result<Vec<T>, Failure> {
+    parse(row.try_get(index)?)
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| corrupt(format!("a row cannot be read: {error}")))
+}

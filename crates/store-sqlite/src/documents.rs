@@ -1,0 +1,269 @@
+//! Documents, written a batch at a time.
+
+use async_trait::async_trait;
+use backstory_event::{Payload, StoreError};
+use backstory_projection::{
+    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Step, Target,
+};
+use sqlx::{QueryBuilder, Row, SqliteConnection};
+
+use crate::{
+    SqliteStore,
+    append::json,
+    error::Failure,
+    progress::{advance, fenced},
+};
+
+#[async_trait]
+impl DocumentStore for SqliteStore {
+    async fn get_documents(
+        &self,
+        keys: &[DocumentKey],
+    ) -> Result<Vec<Option<Payload>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut reader = self.reader().await?;
+        get(&mut reader, keys)
+            .await
+            .map_err(|failure| self.failed(failure))
+    }
+
+    async fn list_documents(&self, query: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        list(&mut reader, query)
+            .await
+            .map_err(|failure| self.failed(failure))
+    }
+
+    async fn commit_documents(
+        &self,
+        writes: Vec<DocumentWrite>,
+        step: &Step,
+    ) -> Result<(), CommitError> {
+        let mut transaction = self.begin().await?;
+        match commit(transaction.connection(), &writes, step).await {
+            Ok(true) => Ok(transaction.commit().await.map_err(StoreError::from)?),
+            Ok(false) => {
+                transaction.rollback().await;
+                Err(fenced(step))
+            }
+            Err(failure) => Err(transaction.abandon(failure).await.into()),
+        }
+    }
+}
+
+async fn get(
+    connection: &mut SqliteConnection,
+    keys: &[DocumentKey],
+) -> Result<Vec<Option<Payload>>, Failure> {
+    let wanted: Vec<_> = keys.iter().map(|key| (&key.collection, &key.key)).collect();
+    let rows = sqlx::query(
+        "SELECT w.key, d.body FROM json_each(?1) w
+         CROSS JOIN backstory_collection c ON c.name = w.value ->> 0
+         CROSS JOIN backstory_document d ON d.generation = c.generation AND d.key = w.value ->> 1",
+    )
+    .bind(json(&wanted)?)
+    .fetch_all(connection)
+    .await?;
+    let mut found = vec![None; keys.len()];
+    for row in rows {
+        let place = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(usize::MAX);
+        if let Some(place) = found.get_mut(place) {
+            *place = Some(Payload::stored(row.try_get::<&str, _>(1)?));
+        }
+    }
+    Ok(found)
+}
+
+async fn list(
+    connection: &mut SqliteConnection,
+    query: &DocumentList,
+) -> Result<Vec<DocumentRow>, Failure> {
+    let mut sql = QueryBuilder::new("SELECT d.key, ");
+    // The table whose key gives the order.
+    let place = match &query.index {
+        None => {
+            sql.push("'', d.body FROM backstory_document d WHERE ");
+            "d"
+        }
+        Some(field) => {
+            sql.push(
+                "i.value, d.body FROM backstory_document_index i CROSS JOIN backstory_document d
+                     ON d.generation = i.generation AND d.key = i.key WHERE i.field = ",
+            );
+            sql.push_bind(field.clone()).push(" AND ");
+            if let Some(value) = &query.equals {
+                sql.push("i.value = ")
+                    .push_bind(value.clone())
+                    .push(" AND ");
+            }
+            "i"
+        }
+    };
+    sql.push(format_args!(
+        "{place}.generation = (SELECT generation FROM backstory_collection WHERE name = "
+    ));
+    sql.push_bind(query.collection.clone()).push(")");
+    if !query.prefix.is_empty() {
+        sql.push(format_args!(" AND {place}.key >= "));
+        sql.push_bind(query.prefix.clone());
+        if let Some(end) = end_of_prefix(&query.prefix) {
+            sql.push(format_args!(" AND {place}.key < "));
+            sql.push_bind(end);
+        }
+    }
+    if let Some((value, key)) = &query.after {
+        if query.index.is_some() {
+            sql.push(" AND (i.value, i.key) > (");
+            sql.push_bind(value.clone())
+                .push(", ")
+                .push_bind(key.clone())
+                .push(")");
+        } else {
+            sql.push(" AND d.key > ").push_bind(key.clone());
+        }
+    }
+    sql.push(match &query.index {
+        None => " ORDER BY d.key LIMIT ",
+        Some(_) => " ORDER BY i.value, i.key LIMIT ",
+    });
+    sql.push_bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
+    let rows = sql.build().fetch_all(connection).await?;
+    let rows = rows.iter().map(|row| {
+        Ok(DocumentRow {
+            key: row.try_get(0)?,
+            index_value: row.try_get(1)?,
+            body: Payload::stored(row.try_get::<&str, _>(2)?),
+        })
+    });
+    rows.collect()
+}
+
+/// The first text behind all texts with this prefix, in byte order, which in UTF-8 is that of
+/// characters.
+fn end_of_prefix(prefix: &str) -> Option<String> {
+    let mut end = prefix.to_owned();
+    while let Some(last) = end.pop() {
+        let mut following = (last..=char::MAX).skip(1);
+        if let Some(next) = following.next() {
+            end.push(next);
+            return Some(end);
+        }
+    }
+    None
+}
+
+const OPEN_COLLECTIONS: &str = "
+INSERT INTO backstory_collection (name, projection, generation)
+SELECT
+    value, ?2,
+    (SELECT coalesce(max(generation), 0) FROM backstory_collection) + row_number() OVER ()
+FROM json_each(?1)
+WHERE true
+ON CONFLICT (name) DO NOTHING";
+
+const PUT: &str = "
+INSERT INTO backstory_document (generation, key, body, indexed, owner_category, owner_key)
+SELECT
+    c.generation, w.value ->> 1, w.value ->> 2, w.value ->> 3, w.value ->> 4, w.value ->> 5
+FROM json_each(?1) w CROSS JOIN backstory_collection c ON c.name = w.value ->> 0
+WHERE true
+ON CONFLICT (generation, key) DO UPDATE SET
+    body = excluded.body, indexed = excluded.indexed,
+    owner_category = excluded.owner_category, owner_key = excluded.owner_key";
+
+const DELETE: &str = "
+DELETE FROM backstory_document
+WHERE (generation, key) IN (
+    SELECT c.generation, w.value ->> 1
+    FROM json_each(?1) w CROSS JOIN backstory_collection c ON c.name = w.value ->> 0
+)";
+
+const EMPTY: [&str; 2] = [
+    "
+DELETE FROM backstory_document WHERE generation IN (
+    SELECT generation FROM backstory_collection WHERE projection = ?1
+)",
+    "
+DELETE FROM backstory_collection WHERE projection = ?1",
+];
+
+/// Writes a batch; false when the projection is not where the step begins.
+async fn commit(
+    connection: &mut SqliteConnection,
+    writes: &[DocumentWrite],
+    step: &Step,
+) -> Result<bool, Failure> {
+    if !advance(connection, step).await? {
+        return Ok(false);
+    }
+    let projection = &step.from.projection;
+    if step.to == Target::Reset {
+        for statement in EMPTY {
+            sqlx::query(statement)
+                .bind(projection)
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    let (mut puts, mut deletes, mut collections) = (Vec::new(), Vec::new(), Vec::new());
+    for write in writes {
+        match write {
+            DocumentWrite::Put {
+                key,
+                body,
+                indexed,
+                owner,
+            } => {
+                if !collections.contains(&&key.collection) {
+                    collections.push(&key.collection);
+                }
+                puts.push((
+                    &key.collection,
+                    &key.key,
+                    body.as_str(),
+                    indexed,
+                    owner.as_ref().map(|owner| owner.category()),
+                    owner.as_ref().map(|owner| owner.key()),
+                ));
+            }
+            DocumentWrite::Delete { key } => deletes.push((&key.collection, &key.key)),
+        }
+    }
+    if !puts.is_empty() {
+        sqlx::query(OPEN_COLLECTIONS)
+            .bind(json(&collections)?)
+            .bind(projection)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query(PUT)
+            .bind(json(&puts)?)
+            .execute(&mut *connection)
+            .await?;
+    }
+    if !deletes.is_empty() {
+        sqlx::query(DELETE)
+            .bind(json(&deletes)?)
+            .execute(connection)
+            .await?;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_character() {
+        for (prefix, end) in [
+            ("a", Some("b")),
+            ("ab\u{10FFFF}", Some("ac")),
+            ("\u{D7FF}", Some("\u{E000}")),
+            ("\u{10FFFF}", None),
+        ] {
+            assert_eq!(end_of_prefix(prefix).as_deref(), end, "{prefix:?}");
+        }
+    }
+}

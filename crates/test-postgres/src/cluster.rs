@@ -1,0 +1,188 @@
+use std::net::{Ipv4Addr, TcpListener};
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::database::TestDatabase;
+use crate::supervisor::{Signal, Supervisor, random};
+
+/// Below the ports that systems give to outgoing connections, so that a restart finds its port free again.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// For speed: the data only has to outlive the server, not the machine. May be overridden.
+const SETTINGS: &[(&str, &str)] = &[
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("max_connections", "300"),
+    ("max_wal_size", "256MB"),
+    ("listen_addresses", "127.0.0.1"),
+    ("unix_socket_directories", ""),
+];
+
+/// A throwaway Postgres server on 127.0.0.1 with its superuser `postgres` and no password.
+///
+/// It is removed, data and all, when this value is dropped or the process ends in whatever way.
+pub struct TestCluster {
+    supervisor: Arc<Mutex<Supervisor>>,
+    directory: PathBuf,
+    port: u16,
+}
+
+impl TestCluster {
+    /// The cluster that the tests of this process share; the first call starts it. Nobody may stop it.
+    ///
+    /// # Panics
+    /// When no server binaries are found or they do not start; the message says what to do.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceLock<TestCluster> = OnceLock::new();
+        match SHARED.get() {
+            Some(cluster) => cluster,
+            None => blocking(|| SHARED.get_or_init(|| Self::start_blocking(&[]))).await,
+        }
+    }
+
+    /// A cluster of the caller's own, which may be stopped and killed.
+    ///
+    /// # Panics
+    /// As [`shared`](Self::shared).
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`start`](Self::start), with server settings such as `("wal_level", "logical")` on top.
+    ///
+    /// With `("fsync", "on")` the data lies in the temporary directory instead of in memory.
+    ///
+    /// # Panics
+    /// As [`shared`](Self::shared).
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let settings: Vec<_> = settings.iter().map(owned).collect();
+        blocking(move || Self::start_blocking(&settings)).await
+    }
+
+    fn start_blocking(settings: &[(String, String)]) -> Self {
+        let on_disk = settings
+            .iter()
+            .any(|(name, value)| name == "fsync" && value == "on");
+        let settings: Vec<_> = SETTINGS
+            .iter()
+            .map(owned)
+            .chain(settings.iter().cloned())
+            .collect();
+        let mut supervisor = ok(Supervisor::new(&settings, on_disk));
+        let port = ok(start_on_free_port(&mut supervisor));
+        let directory = supervisor.directory().to_owned();
+        Self {
+            supervisor: Arc::new(Mutex::new(supervisor)),
+            directory,
+            port,
+        }
+    }
+
+    /// A fresh database on this cluster.
+    ///
+    /// # Panics
+    /// When the server cannot be reached.
+    pub async fn create_database(&self) -> TestDatabase {
+        TestDatabase::create_on(&self.url("postgres"), false).await
+    }
+
+    /// The URL of a database with this name; `postgres` is there from the start.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The TCP port on 127.0.0.1; it stays the same over restarts.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The directory with the data (`data`) and the server log (`log`).
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The process id of the server while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.supervisor).server()
+    }
+
+    /// Shuts the server down in order; open transactions are rolled back. Does nothing when it does not run.
+    ///
+    /// # Panics
+    /// When the server has not ended after a minute.
+    pub async fn stop(&self) {
+        self.with_supervisor(|supervisor| supervisor.end(Signal::Interrupt))
+            .await;
+    }
+
+    /// Kills the server with SIGKILL and waits until all its processes are gone. Does nothing when it does not run.
+    ///
+    /// # Panics
+    /// When a process of the server has not ended after a minute.
+    pub async fn kill9(&self) {
+        self.with_supervisor(|supervisor| supervisor.end(Signal::Kill))
+            .await;
+    }
+
+    /// Starts the server again on the same data and port; shuts it down first when it runs.
+    ///
+    /// # Panics
+    /// When the server does not start; the message ends with its log.
+    pub async fn restart(&self) {
+        let port = self.port;
+        self.with_supervisor(move |supervisor| {
+            supervisor.end(Signal::Interrupt)?;
+            supervisor.start(port)
+        })
+        .await;
+    }
+
+    async fn with_supervisor(
+        &self,
+        work: impl FnOnce(&mut Supervisor) -> Result<(), String> + Send + 'static,
+    ) {
+        let supervisor = Arc::clone(&self.supervisor);
+        blocking(move || {
+            let result = work(&mut lock(&supervisor));
+            ok(result)
+        })
+        .await;
+    }
+}
+
+fn start_on_free_port(supervisor: &mut Supervisor) -> Result<u16, String> {
+    let mut result = Err("no free port on 127.0.0.1".to_owned());
+    for _ in 0..20 {
+        let port = PORTS.start + (random() % PORTS.len() as u64) as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
+            continue;
+        }
+        // Another process may have taken it since.
+        result = supervisor.start(port).map(|()| port);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn owned((name, value): &(&str, &str)) -> (String, String) {
+    ((*name).to_owned(), (*value).to_owned())
+}
+
+fn lock(supervisor: &Mutex<Supervisor>) -> MutexGuard<'_, Supervisor> {
+    supervisor.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ok<T>(result: Result<T, String>) -> T {
+    result.unwrap_or_else(|message| panic!("{message}"))
+}
+
+/// Runs what blocks beside the async runtime; its panic becomes the caller's.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}

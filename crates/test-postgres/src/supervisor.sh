@@ -1,0 +1,45 @@
+# Holds one throwaway Postgres cluster for a test process and removes it when that process has ended.
+#
+# Arguments: the directory to create, the folder of the server binaries, then arguments for `postgres`.
+# Orders come on stdin, one a line: `start PORT`, or the name of a signal to end the server with.
+# Answers go to stdout: `initialised` or `failed`, `started PID`, and `gone` when the last process of a
+# server has ended. The end of stdin removes all; it comes by itself however the test process ended.
+
+trap '' HUP INT TERM PIPE # only the end of stdin ends this script
+
+directory=$1 binaries=$2
+shift 2
+server=
+
+mkdir -m 700 "$directory" && cd "$directory" || exit
+exec 2>>log
+mkfifo output
+
+if "$binaries/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
+    </dev/null >>log; then
+    echo initialised
+else
+    echo failed
+fi
+
+while read -r order port; do
+    case $order in
+    start)
+        # Opening `output` waits for its reader, so `started` always comes before `gone`. The postmaster and
+        # all its children hold `output` open: it ends with the last of them.
+        "$binaries/postgres" -D data -p "$port" "$@" </dev/null >output 2>&1 &
+        server=$!
+        echo "started $server"
+        { cat output >>log; echo gone; } </dev/null &
+        ;;
+    *)
+        kill -s "$order" "$server"
+        wait
+        server=
+        ;;
+    esac
+done
+
+[ -z "$server" ] || kill -s QUIT "$server"
+wait
+cd / && rm -rf "$directory"

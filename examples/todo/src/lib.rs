@@ -1,0 +1,11 @@
+//! A to-do application on Backstory. The README says which idea is in which file.
+
+pub mod app;
+pub mod cli;
+pub mod demo;
+pub mod http;
+pub mod live;
+pub mod problem;
+pub mod read_model;
+pub mod serve;
+pub mod todo;

@@ -1,0 +1,158 @@
+//! Changes of the read model, pushed to every open page as server-sent events.
+//!
+//! One task per process follows the log and waits for the read model, whichever process brings it
+//! up to date; nothing is polled. All pages get the same message from one bounded queue. A page
+//! that is too slow for it, or that comes anew, gets the whole state instead of what it missed.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::response::sse::Event;
+use backstory::{Checkpoint, EventFilter, EventStoreExt, projection::RunningProjector};
+use futures::{Stream, stream};
+use serde::Serialize;
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
+
+use crate::{
+    app::{TodoError, Todos},
+    read_model::{self, Feed},
+};
+
+/// Messages that a page may be behind.
+const QUEUE: usize = 256;
+/// Events that become one message.
+const PAGE: usize = 200;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What every page is told.
+#[derive(Debug, Clone)]
+enum Message {
+    Change { included: Checkpoint, json: Arc<str> },
+    /// What happened meanwhile is not known in detail: take the whole state.
+    StartAgain,
+}
+
+/// The changes of the read model, for any number of pages. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    todos: Todos,
+    messages: broadcast::Sender<Message>,
+    /// Up to where the read model is known to include the log.
+    included: watch::Sender<Checkpoint>,
+}
+
+impl Live {
+    /// Without [`Self::run`] nothing is pushed but first states.
+    pub fn new(todos: &Todos) -> Self {
+        Self {
+            todos: todos.clone(),
+            messages: broadcast::Sender::new(QUEUE),
+            included: watch::Sender::new(Checkpoint::START),
+        }
+    }
+
+    /// How many pages are listening.
+    pub fn listeners(&self) -> usize {
+        self.messages.receiver_count()
+    }
+
+    /// Follows the log for ever, also across outages of the store.
+    pub async fn run(&self, projector: &RunningProjector) -> Infallible {
+        loop {
+            if let Err(error) = self.follow(projector).await {
+                tracing::warn!(%error, "pages get no changes until the store is back");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn follow(&self, projector: &RunningProjector) -> Result<Infallible, TodoError> {
+        let store = self.todos.store();
+        let from = read_model::progress(store).await?;
+        self.included.send_replace(from);
+        self.send(Message::StartAgain);
+        let mut log = store.subscribe(from, EventFilter::of::<Feed>()).with_page_limit(PAGE);
+        loop {
+            let page = log.next_page().await?;
+            projector.caught_up(page.checkpoint).await?;
+            if !page.events.is_empty() && self.listeners() > 0 {
+                let change = read_model::changed(store, &page.events).await?;
+                let included = page.checkpoint;
+                self.send(Message::Change { included, json: json(&change).into() });
+            }
+            self.included.send_replace(page.checkpoint);
+        }
+    }
+
+    fn send(&self, message: Message) {
+        // It fails when nobody listens, which is fine.
+        let _ = self.messages.send(message);
+    }
+
+    /// What one page gets: the state, then each change, for ever; it ends when the state cannot be
+    /// read, and then the browser comes again.
+    pub fn listen(&self) -> impl Stream<Item = Result<Event, Infallible>> + Send + use<> {
+        let page = Page {
+            live: self.clone(),
+            messages: self.messages.subscribe(),
+            seen: None,
+        };
+        stream::unfold(page, |mut page| async move {
+            let event = page.next().await?;
+            Some((Ok(event), page))
+        })
+    }
+}
+
+/// One page that listens.
+struct Page {
+    live: Live,
+    messages: broadcast::Receiver<Message>,
+    /// Up to where its state includes the log; `None`: it needs the whole state.
+    seen: Option<Checkpoint>,
+}
+
+impl Page {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let Some(seen) = self.seen else {
+                return self.whole_state().await;
+            };
+            match self.messages.recv().await {
+                Ok(Message::Change { included, json }) if included.position > seen.position => {
+                    self.seen = Some(included);
+                    return Some(event("change", included, &json));
+                }
+                Ok(Message::Change { .. }) => {} // the state that it got first had it already
+                Ok(Message::StartAgain) | Err(RecvError::Lagged(_)) => self.seen = None,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    async fn whole_state(&mut self) -> Option<Event> {
+        // Asked before the state is read: what comes later is told later.
+        let included = *self.live.included.borrow();
+        match read_model::board(self.live.todos.store(), None).await {
+            Ok(board) => {
+                self.seen = Some(included);
+                Some(event("snapshot", included, &json(&board)).retry(PAUSE))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a page could not get the state");
+                None
+            }
+        }
+    }
+}
+
+fn event(name: &str, included: Checkpoint, json: &str) -> Event {
+    Event::default().event(name).id(included.to_string()).data(json)
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Maps with text keys and plain values always become JSON.
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -290,7 +290,9 @@ impl<A: Aggregate> Loaded<A> {
                 self.version.next(),
                 self.stream,
             );
-            return Err(backstory_event::StoreError::new(StoreErrorKind::Corrupt { reason }).into());
+            return Err(
+                backstory_event::StoreError::new(StoreErrorKind::Corrupt { reason }).into(),
+            );
         }
         if event.is_erased() {
             self.stream_state = StreamState::Erased;
@@ -394,7 +396,10 @@ impl<A: Aggregate> fmt::Debug for Loaded<A> {
             .field("stream", &self.stream)
             .field("version", &self.version)
             .field("state", &self.stream_state)
-            .field("changes", &self.changes().map(Event::name).collect::<Vec<_>>())
+            .field(
+                "changes",
+                &self.changes().map(Event::name).collect::<Vec<_>>(),
+            )
             .finish_non_exhaustive()
     }
 }

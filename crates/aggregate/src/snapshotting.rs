@@ -11,19 +11,15 @@ use crate::{SnapshotRecord, SnapshotStore};
 ///
 /// ```
 /// # use backstory_aggregate::{Aggregate, Snapshot};
-/// # use backstory_event::{DecodeEvent, Event, EventType, Invalid, Payload};
+/// # use backstory_event::Event;
 /// # use serde::{Deserialize, Serialize};
-/// # #[derive(Serialize, Deserialize)] struct Counted;
-/// # impl DecodeEvent for Counted {
-/// #     fn types() -> Vec<EventType> { vec![] }
-/// #     fn decode(_: &str, payload: &Payload) -> Result<Option<Self>, serde_json::Error> { payload.decode().map(Some) }
-/// # }
-/// # impl Event for Counted {
-/// #     fn name(&self) -> &'static str { "counter.counted" }
-/// #     fn encode(&self) -> Result<Payload, Invalid> { Payload::encode(self) }
-/// # }
+/// # #[derive(Serialize, Deserialize, Event)]
+/// # #[event(prefix = "counter", crate = "backstory_event")]
+/// # enum Counted { Up }
 /// #[derive(Default, Serialize, Deserialize)]
-/// struct Counter { count: u64 }
+/// struct Counter {
+///     count: u64,
+/// }
 /// # impl Aggregate for Counter {
 /// #     const CATEGORY: &'static str = "counter";
 /// #     type Id = String;

@@ -80,8 +80,8 @@ impl Projection<Documents> for OpenTodos {
 
 #[tokio::main]
 async fn main() -> Result {
-    let url = std::env::args().nth(1).unwrap_or("memory:".into());
-    let store = Store::connect(&url).await?; // "postgres:…", "sqlite:…", "memory:"
+    // "memory:", "sqlite:…" or "postgres:…"
+    let store = Store::connect(&std::env::args().nth(1).unwrap_or("memory:".into())).await?;
     let commands = CommandBus::new(&store);
     let projector = Projector::new(&store).with(OpenTodos, Schedule::continuous());
     let projector = projector.start().await?;
@@ -89,9 +89,10 @@ async fn main() -> Result {
     let (id, title) = (Uuid::now_v7(), "buy milk".into());
     let receipt = commands.dispatch(AddTodo { id, title }).await?;
     projector.caught_up(&receipt).await?; // read your own write
-    let title: Option<String> = store.documents().get("open_todos", &id).await?;
-    println!("{title:?}");
-    Ok(projector.shutdown().await?)
+    let open: Option<String> = store.documents().get("open_todos", &id).await?;
+    println!("{open:?}");
+    projector.shutdown().await?;
+    Ok(())
 }
 
 #[test]

@@ -65,8 +65,8 @@ impl Store {
             "postgres" | "postgresql" => {
                 Ok(backstory_store_postgres::PostgresStore::connect(url).await?.into())
             }
-            "memory" | "sqlite" | "postgres" | "postgresql" => Err(config(format!(
-                "the URL begins with `{scheme}:`, but that feature of the crate `backstory` is off"
+            known if SCHEMES.contains(&known) => Err(config(format!(
+                "the URL begins with `{known}:`, but that feature of the crate `backstory` is off"
             ))),
             // The rest of the URL may hold a password.
             _ => Err(config(
@@ -85,6 +85,8 @@ impl Store {
         self.0.shut().await;
     }
 }
+
+const SCHEMES: [&str; 4] = ["memory", "sqlite", "postgres", "postgresql"];
 
 fn config(reason: String) -> StoreError {
     StoreError::new(StoreErrorKind::Config { reason })

@@ -9,7 +9,7 @@ use backstory_store_memory::{MemoryOptions, MemoryStore};
 
 use crate::{Bus, Store};
 
-pub use backstory_command::test_util::given;
+pub use backstory_command::given;
 pub use backstory_projection::test_util::given_events;
 
 /// Store, bus, commands and projector in memory, with a clock that stands still until the test

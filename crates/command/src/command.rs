@@ -2,28 +2,15 @@
 
 use backstory_event::Aggregate;
 
-/// A request to one aggregate. Derive it:
-///
-/// ```text
-/// #[derive(Command)]
-/// #[command(name = "todo.add", aggregate = Todo)]
-/// struct AddTodo { id: Uuid, title: String }
-/// ```
-///
-/// By hand it is this:
+/// A request to one aggregate. Derive it, or write the same by hand:
 ///
 /// ```
 /// # use backstory_command::{Aggregate, Command};
-/// # use backstory_event::{DecodeEvent, Event, EventType, Invalid, Payload};
-/// # pub struct TodoEvent;
-/// # impl DecodeEvent for TodoEvent {
-/// #     fn types() -> Vec<EventType> { vec![] }
-/// #     fn decode(_: &str, _: &Payload) -> Result<Option<Self>, serde_json::Error> { Ok(Some(Self)) }
-/// # }
-/// # impl Event for TodoEvent {
-/// #     fn name(&self) -> &'static str { "todo.added" }
-/// #     fn encode(&self) -> Result<Payload, Invalid> { Ok(Payload::empty()) }
-/// # }
+/// # use backstory_event::Event;
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize, Event)]
+/// # #[event(prefix = "todo", crate = "backstory_event")]
+/// # enum TodoEvent { Added }
 /// # #[derive(Default)] struct Todo;
 /// # impl Aggregate for Todo {
 /// #     const CATEGORY: &'static str = "todo";
@@ -31,13 +18,21 @@ use backstory_event::Aggregate;
 /// #     type Event = TodoEvent;
 /// #     fn apply(&mut self, _: &TodoEvent) {}
 /// # }
-/// struct AddTodo { id: u64, title: String }
+/// #[derive(Command)]
+/// #[command(name = "todo.add", aggregate = Todo)]
+/// # #[command(crate = "backstory_command")]
+/// struct AddTodo {
+///     id: u64,
+///     title: String,
+/// }
 ///
-/// impl Command for AddTodo {
-///     const NAME: &'static str = "todo.add";
+/// struct RemoveTodo(u64);
+///
+/// impl Command for RemoveTodo {
+///     const NAME: &'static str = "todo.remove";
 ///     type Aggregate = Todo;
 ///     fn aggregate_id(&self) -> &u64 {
-///         &self.id
+///         &self.0
 ///     }
 /// }
 /// ```
@@ -59,7 +54,7 @@ pub trait Command: Send + Sync + 'static {
 /// An aggregate's decision about a command: pure, without store and clock.
 ///
 /// It may run several times for one command, each time on a freshly loaded state, until what it
-/// decided is stored. For state by hand-written code see [`Command`].
+/// decided is stored.
 #[diagnostic::on_unimplemented(
     message = "aggregate `{Self}` does not handle command `{C}`",
     label = "no handler for `{C}`",

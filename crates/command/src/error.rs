@@ -3,9 +3,7 @@
 use std::fmt;
 
 use backstory_aggregate::{RepositoryError, RepositoryErrorKind};
-use backstory_event::{
-    BoxError, Conflict, EventId, Invalid, StoreErrorKind, StreamId,
-};
+use backstory_event::{BoxError, Conflict, EventId, Invalid, StoreErrorKind, StreamId};
 
 use crate::Reject;
 

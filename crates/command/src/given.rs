@@ -7,7 +7,7 @@
 
 use std::fmt::Debug;
 
-use backstory_event::{Aggregate, Decoded, DecodeEvent, Event, NewEvent};
+use backstory_event::{Aggregate, Decoded, Event, NewEvent};
 
 use crate::{Command, Handle, Reject};
 
@@ -16,8 +16,37 @@ use crate::{Command, Handle, Reject};
 /// Each event, given or decided, goes through its stored form; one that comes back changed fails
 /// the test.
 ///
-/// ```text
-/// given::<Todo>([]).when(AddTodo { id, title }).then([TodoEvent::Added { title }]);
+/// ```
+/// # use backstory_command::{Aggregate, Command, Handle, Reject, given};
+/// # use backstory_event::Event;
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize, Event)]
+/// # #[event(prefix = "todo", crate = "backstory_event")]
+/// # enum TodoEvent { Added }
+/// # #[derive(Default)] struct Todo(bool);
+/// # impl Aggregate for Todo {
+/// #     const CATEGORY: &'static str = "todo";
+/// #     type Id = u64;
+/// #     type Event = TodoEvent;
+/// #     fn apply(&mut self, _: &TodoEvent) { self.0 = true; }
+/// # }
+/// # #[derive(Command)]
+/// # #[command(name = "todo.add", aggregate = Todo, crate = "backstory_command")]
+/// # struct AddTodo { id: u64 }
+/// # #[derive(Debug, PartialEq, thiserror::Error, Reject)]
+/// # #[reject(prefix = "todo", crate = "backstory_command")]
+/// # enum TodoError { #[error("added before")] AlreadyAdded }
+/// # impl Handle<AddTodo> for Todo {
+/// #     type Error = TodoError;
+/// #     fn handle(&self, _: &AddTodo) -> Result<Vec<TodoEvent>, TodoError> {
+/// #         if self.0 { Err(TodoError::AlreadyAdded) } else { Ok(vec![TodoEvent::Added]) }
+/// #     }
+/// # }
+/// given::<Todo>([])
+///     .when(AddTodo { id: 7 })
+///     .then([TodoEvent::Added])
+///     .when(AddTodo { id: 7 })
+///     .then_error(TodoError::AlreadyAdded);
 /// ```
 ///
 /// # Panics

@@ -10,11 +10,11 @@ use std::{
 
 use backstory_aggregate::Repository;
 use backstory_command::{CommandBus, CommandContext, CommandErrorKind, RepositoryOptions};
+use backstory_event::EventStore;
 use backstory_event::{
     Aggregate, Appended, Conflict, EventQuery, EventStoreExt, ExpectedVersion, Metadata, NewEvent,
     Payload, RecordedEvent, StoreErrorKind, StreamVersion,
 };
-use backstory_event::EventStore;
 use uuid::Uuid;
 
 use crate::{
@@ -149,7 +149,9 @@ pub async fn events_know_their_correlation_and_cause<F: Fixture>(fixture: &F) {
         .with_metadata(Metadata::new().with("ip", "::1"))
         .with_correlation_id(correlation)
         .with_actor("ann");
-    bus.dispatch_with(Deposit::new(id, 1), context).await.unwrap();
+    bus.dispatch_with(Deposit::new(id, 1), context)
+        .await
+        .unwrap();
 
     let events = events(&store, id).await;
     let [first, second, third] = [0, 1, 2].map(|at| events[at].metadata().clone());
@@ -169,10 +171,15 @@ pub async fn a_command_can_follow_from_an_event<F: Fixture>(fixture: &F) {
     bus.dispatch(Deposit::new(first, 1)).await.unwrap();
     let cause = events(&store, first).await.remove(0);
     let context = CommandContext::new().caused_by(&cause);
-    bus.dispatch_with(Deposit::new(second, 1), context).await.unwrap();
+    bus.dispatch_with(Deposit::new(second, 1), context)
+        .await
+        .unwrap();
     let effect = events(&store, second).await.remove(0);
     assert_eq!(effect.metadata().causation_id, Some(cause.id().as_uuid()));
-    assert_eq!(effect.metadata().correlation_id, cause.metadata().correlation_id);
+    assert_eq!(
+        effect.metadata().correlation_id,
+        cause.metadata().correlation_id
+    );
 }
 
 pub async fn an_expected_version_is_checked_once<F: Fixture>(fixture: &F) {
@@ -193,7 +200,9 @@ pub async fn an_expected_version_is_checked_once<F: Fixture>(fixture: &F) {
     }
     assert_eq!(command.decisions(), 0);
     let exact = ExpectedVersion::Exact(StreamVersion::new(2));
-    bus.dispatch_with(command.clone(), expect(exact)).await.unwrap();
+    bus.dispatch_with(command.clone(), expect(exact))
+        .await
+        .unwrap();
 
     // Also when the other writer comes between the decision and the append.
     let other = Fault::Overtake(raw(id, [added(1)]));
@@ -224,7 +233,10 @@ pub async fn an_outcome_that_stays_unknown_names_the_events<F: Fixture>(fixture:
     let error = bus.dispatch(command.clone()).await.unwrap_err();
     assert!(error.is_outcome_unknown());
     let event_ids = vec![events(&store, id).await[0].id()];
-    assert_eq!(error.kind(), &CommandErrorKind::OutcomeUnknown { event_ids });
+    assert_eq!(
+        error.kind(),
+        &CommandErrorKind::OutcomeUnknown { event_ids }
+    );
     assert_eq!((command.decisions(), faulty.appends()), (1, 2));
 }
 
@@ -233,16 +245,21 @@ pub async fn a_deadline_ends_a_dispatch<F: Fixture>(fixture: &F) {
     let id = id();
     let faulty = Faulty::new(store.clone(), [Fault::Hang]);
     let bus = CommandBus::new(&faulty);
-    let soon = CommandContext::new().with_deadline(Duration::from_millis(300));
-    let outcome = bus.dispatch_with(Deposit::new(id, 5), soon.clone()).await;
+    // Long enough for a slow database to load, and to store before the answer hangs.
+    let within = |seconds| CommandContext::new().with_deadline(Duration::from_secs_f32(seconds));
+    let outcome = bus.dispatch_with(Deposit::new(id, 5), within(2.0)).await;
     assert!(outcome.unwrap_err().is_outcome_unknown());
     assert_eq!(stored(&store, id).await.len(), 1);
 
     faulty.hang_reads();
-    let error = bus.dispatch_with(Deposit::new(id, 5), soon).await.unwrap_err();
+    let outcome = bus.dispatch_with(Deposit::new(id, 5), within(0.1)).await;
+    let error = outcome.unwrap_err();
     assert_eq!(error.kind(), &CommandErrorKind::TimedOut);
     let options = RepositoryOptions::default().with_deadline(Duration::from_millis(50));
-    let error = bus.with_options(options).dispatch(Deposit::new(id, 5)).await;
+    let error = bus
+        .with_options(options)
+        .dispatch(Deposit::new(id, 5))
+        .await;
     assert!(error.unwrap_err().is_transient());
     assert_eq!(stored(&store, id).await.len(), 1);
 }
@@ -262,7 +279,10 @@ pub async fn a_deleted_or_erased_aggregate_says_so<F: Fixture>(fixture: &F) {
 
 pub async fn a_refused_id_is_told<F: Fixture>(fixture: &F) {
     let bus = CommandBus::new(&fixture.store());
-    let error = bus.dispatch(Deposit::new(Uuid::nil(), 5)).await.unwrap_err();
+    let error = bus
+        .dispatch(Deposit::new(Uuid::nil(), 5))
+        .await
+        .unwrap_err();
     assert!(error.is_invalid());
     assert!(!error.is_transient());
 }
@@ -314,7 +334,9 @@ pub async fn a_bus_uses_the_repository_that_it_got<F: Fixture>(fixture: &F) {
     let bus = CommandBus::new(&store).with_repository(repository);
     let id = id();
     let context = CommandContext::new().with_actor("ann");
-    bus.dispatch_with(Deposit::new(id, 10), context).await.unwrap();
+    bus.dispatch_with(Deposit::new(id, 10), context)
+        .await
+        .unwrap();
     let error = bus.dispatch(Deposit::new(id, 1)).await.unwrap_err();
     assert!(matches!(
         error.kind(),

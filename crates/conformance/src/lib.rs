@@ -18,10 +18,14 @@
 
 pub mod commands;
 pub mod bus;
+pub mod documents;
 pub mod event_store;
 mod fixture;
 pub mod kit;
+pub mod properties;
+pub mod projector;
 pub mod repository;
+pub mod saboteur;
 pub mod seats;
 pub mod subscription;
 pub mod snapshots;

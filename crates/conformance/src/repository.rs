@@ -167,7 +167,10 @@ pub async fn recorded_events_apply_at_once<F: Fixture>(fixture: &F) {
     account.record(added(6));
     assert_eq!(account.balance, 11);
     assert_eq!(account.version(), StreamVersion::EMPTY);
-    assert_eq!(account.changes().collect::<Vec<_>>(), [&added(5), &added(6)]);
+    assert_eq!(
+        account.changes().collect::<Vec<_>>(),
+        [&added(5), &added(6)]
+    );
     assert!(stored(&store, *account.id()).await.is_empty());
 }
 
@@ -393,7 +396,8 @@ pub async fn a_deadline_ends_a_hanging_load_with_nothing_stored<F: Fixture>(fixt
     faulty.hang_reads();
     let options = RepositoryOptions::default().with_deadline(Duration::from_millis(50));
     let repository = Repository::<Account>::new(&faulty).with_options(options);
-    let outcome = repository.update(&id(), |account| {
+    let id = id();
+    let outcome = repository.update(&id, |account| {
         account.record(added(7));
         Ok::<_, &str>(())
     });
@@ -414,12 +418,22 @@ pub async fn refresh_takes_in_what_was_stored_since<F: Fixture>(fixture: &F) {
     repository.refresh(&mut account).await.unwrap();
     assert_eq!((account.balance, account.version()), (43, version(3)));
     assert_eq!(account.checkpoint(), receipt.checkpoint);
-    assert_eq!(faulty.take_events_read(), 2, "the last known event and the new one");
+    assert_eq!(
+        faulty.take_events_read(),
+        2,
+        "the last known event and the new one"
+    );
     account.record(added(1));
     repository.save(&mut account).await.unwrap();
 
     repository.delete(&id).await.unwrap();
-    assert!(repository.refresh(&mut account).await.unwrap_err().is_deleted());
+    assert!(
+        repository
+            .refresh(&mut account)
+            .await
+            .unwrap_err()
+            .is_deleted()
+    );
 }
 
 pub async fn refresh_drops_what_was_not_saved<F: Fixture>(fixture: &F) {
@@ -443,7 +457,10 @@ pub async fn an_unknown_event_stops_a_decision<F: Fixture>(fixture: &F) {
     let receipt = store.append(append).await.unwrap();
     store.append(raw(id, [added(2)])).await.unwrap();
 
-    let error = Repository::<Account>::new(&store).load(&id).await.unwrap_err();
+    let error = Repository::<Account>::new(&store)
+        .load(&id)
+        .await
+        .unwrap_err();
     assert!(matches!(
         error.kind(),
         RepositoryErrorKind::UnknownEvent { name, position, .. }
@@ -461,7 +478,10 @@ pub async fn what_does_not_decode_stops_a_decision<F: Fixture>(fixture: &F) {
     let broken = NewEvent::raw("account.added", Payload::parse(r#"{"sum":1}"#).unwrap());
     append.parts[0].events.push(broken.clone());
     let receipt = store.append(append).await.unwrap();
-    let error = Repository::<Account>::new(&store).load(&id).await.unwrap_err();
+    let error = Repository::<Account>::new(&store)
+        .load(&id)
+        .await
+        .unwrap_err();
     assert!(matches!(
         error.kind(),
         RepositoryErrorKind::Decode(decode) if decode.name == "account.added"
@@ -480,7 +500,13 @@ pub async fn a_refused_id_is_invalid<F: Fixture>(fixture: &F) {
     account.record(AccountEvent::Opened {
         owner: "a\0b".into(),
     });
-    assert!(repository.save(&mut account).await.unwrap_err().is_invalid());
+    assert!(
+        repository
+            .save(&mut account)
+            .await
+            .unwrap_err()
+            .is_invalid()
+    );
     assert!(stored(&store, *account.id()).await.is_empty());
 }
 
@@ -533,7 +559,13 @@ pub async fn a_claim_belongs_to_one_aggregate<F: Fixture>(fixture: &F) {
     // A claim goes with events.
     let mut account = repository.load(&id()).await.unwrap();
     account.claim("account.owner", "eve");
-    assert!(repository.save(&mut account).await.unwrap_err().is_invalid());
+    assert!(
+        repository
+            .save(&mut account)
+            .await
+            .unwrap_err()
+            .is_invalid()
+    );
 }
 
 pub async fn a_condition_is_checked_and_not_tried_again<F: Fixture>(fixture: &F) {

@@ -51,7 +51,10 @@ async fn versions<S: SnapshotStore>(store: &S, key: &str, bounds: &[i64]) -> Vec
 
 pub async fn what_is_kept_comes_back<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    assert_eq!(store.latest_snapshot(&stream("a"), None).await.unwrap(), None);
+    assert_eq!(
+        store.latest_snapshot(&stream("a"), None).await.unwrap(),
+        None
+    );
     let record = record("a", 7);
     store.save_snapshot(record.clone()).await.unwrap();
     for store in [store, fixture.elsewhere().await] {

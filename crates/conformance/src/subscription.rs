@@ -128,6 +128,24 @@ pub async fn a_subscription_from_now_sees_only_what_comes<F: Fixture>(fixture: &
     assert_eq!(names(&page.events), ["after"]);
 }
 
+pub async fn a_subscription_goes_on_when_the_log_grows<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let other = within(fixture.elsewhere()).await;
+    let todo = stream("todo", "1");
+    let mut subscription = store.subscribe(Checkpoint::START, EventFilter::all());
+    for round in 1..=6 {
+        let handle = if round % 2 == 0 { store.clone() } else { other.clone() };
+        let todo = todo.clone();
+        // The reader waits already when the event is stored.
+        let mut next = Box::pin(subscription.next_page());
+        assert!((&mut next).now_or_never().is_none());
+        let writer = Background::spawn(async move { put(&handle, &todo, &["done"]).await });
+        let page = within(next).await.unwrap();
+        assert_eq!(positions(&page.events), [round]);
+        assert_eq!(page.checkpoint, writer.join().await.checkpoint);
+    }
+}
+
 pub async fn a_given_up_wait_loses_nothing<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("todo", "1");
@@ -228,6 +246,7 @@ macro_rules! subscription_suite {
             a_subscription_filters_and_moves_on_when_nothing_matches
             a_subscription_resumes_from_its_checkpoint
             a_subscription_from_now_sees_only_what_comes
+            a_subscription_goes_on_when_the_log_grows
             a_given_up_wait_loses_nothing
             a_foreign_checkpoint_is_divergence
             the_first_match_can_be_awaited

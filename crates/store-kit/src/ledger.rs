@@ -316,7 +316,7 @@ impl Ledger {
             let event = self
                 .recorded
                 .iter()
-                .find(|event| condition.fail_if.matches(event))?;
+                .find(|event| event.position() > position && condition.fail_if.matches(event))?;
             Some(ConditionHit {
                 position: event.position(),
                 name: event.name().to_owned(),

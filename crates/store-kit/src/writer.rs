@@ -174,10 +174,14 @@ impl Writer {
         }
         match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) if stage.change(Stage::QUEUED, Stage::WITHDRAWN) => {
+            // The task also drops what nobody waits for any more.
+            Ok(Err(_))
+                if Instant::now() < deadline
+                    && stage.change(Stage::QUEUED, Stage::WITHDRAWN) =>
+            {
                 Err(StoreError::new(StoreErrorKind::Closed))
             }
-            Err(_) if stage.change(Stage::QUEUED, Stage::WITHDRAWN) => {
+            _ if stage.change(Stage::QUEUED, Stage::WITHDRAWN) => {
                 Err(not_stored("the deadline passed before it was sent"))
             }
             _ => Err(StoreError::new(StoreErrorKind::OutcomeUnknown {

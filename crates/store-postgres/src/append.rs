@@ -1,6 +1,9 @@
 //! One batch of appends inside an open transaction that holds the lock of the log.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use backstory_event::{
     Append, EventId, FilterItem, Position, StreamId, StreamState, StreamVersion, Tag,
@@ -131,29 +134,40 @@ fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
         .flat_map(|(append, number, condition)| {
             let after = condition.after.position.get();
             let items = condition.fail_if.items().iter();
-            items.map(move |item| look(append, number, after, item))
+            let possible = items.filter(|item| item.get_tags().iter().all(|tag| storable(tag.as_str())));
+            possible.map(move |item| look(append, number, after, item))
         })
         .collect()
 }
 
 fn look(append: usize, number: usize, after: i64, item: &FilterItem) -> Look<'_> {
+    let (names, tags) = (item.get_names(), item.get_tags());
     let (categories, streams) = (item.get_categories(), item.get_streams());
     let anywhere = categories.is_empty() && streams.is_empty();
+    let streams = streams
+        .iter()
+        .filter(|stream| storable(stream.category()) && storable(stream.key()));
     Look {
         append,
         number,
         after,
-        names: some(item.get_names().iter().map(String::as_str)),
-        categories: (!anywhere).then(|| categories.iter().map(String::as_str).collect()),
-        stream_categories: streams.iter().map(StreamId::category).collect(),
-        stream_keys: streams.iter().map(StreamId::key).collect(),
-        tags: some(item.get_tags().iter().map(Tag::as_str)),
+        names: (!names.is_empty()).then(|| texts(names)),
+        categories: (!anywhere).then(|| texts(categories)),
+        stream_categories: streams.clone().map(StreamId::category).collect(),
+        stream_keys: streams.map(StreamId::key).collect(),
+        tags: (!tags.is_empty()).then(|| texts(tags)),
     }
 }
 
-fn some<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Vec<&'a str>> {
-    let texts: Vec<_> = texts.collect();
-    (!texts.is_empty()).then_some(texts)
+/// The texts that can be stored: others are found nowhere, and the server refuses to look for them.
+pub(crate) fn texts<T: AsRef<str>>(texts: &BTreeSet<T>) -> Vec<&str> {
+    let texts = texts.iter().map(AsRef::as_ref);
+    texts.filter(|text| storable(text)).collect()
+}
+
+/// True for texts that Postgres can hold.
+pub(crate) fn storable(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 /// Writes a decision and notifies the listeners of all processes.

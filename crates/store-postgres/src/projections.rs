@@ -1,15 +1,16 @@
 //! The progress of projections, and transactions for them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{Checkpoints, CommitError, Host, Progress, Step, Target, Unit};
 use sqlx::{
-    AssertSqlSafe, Error, PgConnection, PgPool, Row, SqlSafeStr, TransactionManager,
+    AssertSqlSafe, Error, PgConnection, PgPool, Row, SqlSafeStr,
     postgres::{PgRow, PgTransactionManager},
 };
-use std::sync::Arc;
+use sqlx_core::transaction::TransactionManager;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     sql::Statements,
 };
 
-/// A transaction of a projection. Dropped before its end the connection is closed: the server
+/// A transaction of a projection; one that the user begins inside becomes a savepoint. Dropped before its end the connection is closed: the server
 /// rolls back at once and stops what it was doing.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -154,22 +155,20 @@ impl Unit<PgConnection> for SqlUnit {
         self.work.connection()
     }
 
-    async fn commit(mut self: Box<Self>, to: Target) -> Result<(), CommitError> {
-        let span = tracing::debug_span!(
-            "backstory.postgres.projection",
-            projection = %self.from.projection
-        );
-        let step = Step {
-            from: self.from,
-            to,
-        };
+    async fn commit(self: Box<Self>, to: Target) -> Result<(), CommitError> {
+        let Self {
+            mut work,
+            sql,
+            from,
+        } = *self;
+        let span = tracing::debug_span!("backstory.postgres.projection", projection = %from.projection);
+        let step = Step { from, to };
         let commit = async {
-            let moved = self.work.step(&self.sql, &step).await.map_err(store_error)?;
-            if !moved {
+            if !work.step(&sql, &step).await.map_err(store_error)? {
                 return Err(fenced(&step.from));
             }
-            Ok(self.work.commit().await.map_err(store_error)?)
+            Ok(work.commit().await.map_err(store_error)?)
         };
-        tracing::Instrument::instrument(commit, span).await
+        commit.instrument(span).await
     }
 }

@@ -12,7 +12,7 @@ use sqlx::{Error, PgPool, Postgres, QueryBuilder, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    append::column,
+    append::{column, storable, texts},
     error::store_error,
     schema::Schema,
     session::{Lease, retry},
@@ -155,9 +155,9 @@ pub(crate) fn statement(
         }
         Some(streams) => {
             sql.push("SELECT f.* FROM unnest(");
-            sql.push_bind(column(&streams, |stream| stream.category().to_owned()));
+            sql.push_bind(column(&streams, |stream| stream.category()));
             sql.push(", ");
-            sql.push_bind(column(&streams, |stream| stream.key().to_owned()));
+            sql.push_bind(column(&streams, |stream| stream.key()));
             sql.push(schema.sql(
                 ") AS q(category, key) CROSS JOIN LATERAL (SELECT e.* FROM {s}.event e \
                  WHERE e.category = q.category AND e.key = q.key \
@@ -193,10 +193,18 @@ fn streams_only(filter: &EventFilter) -> Option<Vec<&StreamId>> {
     if items.is_empty() || !items.iter().all(only) {
         return None;
     }
-    let mut streams: Vec<_> = items.iter().flat_map(FilterItem::get_streams).collect();
+    let mut streams = possible(items.iter().flat_map(FilterItem::get_streams));
     streams.sort_unstable();
     streams.dedup();
     Some(streams)
+}
+
+/// The streams that there can be.
+fn possible<'a>(streams: impl IntoIterator<Item = &'a StreamId>) -> Vec<&'a StreamId> {
+    let streams = streams.into_iter();
+    streams
+        .filter(|stream| storable(stream.category()) && storable(stream.key()))
+        .collect()
 }
 
 /// Adds what the query asks of an event `e`.
@@ -221,24 +229,27 @@ fn restrict(sql: &mut QueryBuilder<Postgres>, query: &EventQuery) {
         sql.push(" OR (true");
         if !item.get_names().is_empty() {
             sql.push(" AND e.name = ANY (");
-            sql.push_bind(column(item.get_names(), Clone::clone)).push(")");
+            sql.push_bind(texts(item.get_names())).push(")");
         }
         let (categories, streams) = (item.get_categories(), item.get_streams());
         if !categories.is_empty() || !streams.is_empty() {
             sql.push(" AND (e.category = ANY (");
-            sql.push_bind(column(categories, Clone::clone)).push(")");
+            sql.push_bind(texts(categories)).push(")");
             if !streams.is_empty() {
+                let streams = possible(streams);
                 sql.push(" OR (e.category, e.key) IN (SELECT * FROM unnest(");
-                sql.push_bind(column(streams, |stream| stream.category().to_owned()));
+                sql.push_bind(column(&streams, |stream| stream.category()));
                 sql.push(", ");
-                sql.push_bind(column(streams, |stream| stream.key().to_owned()));
+                sql.push_bind(column(&streams, |stream| stream.key()));
                 sql.push("))");
             }
             sql.push(")");
         }
-        if !item.get_tags().is_empty() {
+        if !item.get_tags().iter().all(|tag| storable(tag.as_str())) {
+            sql.push(" AND false");
+        } else if !item.get_tags().is_empty() {
             sql.push(" AND e.tags <> '{}' AND e.tags @> ");
-            sql.push_bind(column(item.get_tags(), |tag| tag.as_str().to_owned()));
+            sql.push_bind(texts(item.get_tags()));
         }
         sql.push(")");
     }

@@ -6,13 +6,24 @@ use backstory_event::{
 };
 use sqlx::{Error, PgPool, QueryBuilder, Row, postgres::PgRow};
 
-use crate::{append::column, schema::Schema, session::Lease};
+use crate::{
+    append::{column, storable},
+    schema::Schema,
+    session::Lease,
+};
 
 pub(crate) async fn list(
     pool: &PgPool,
     schema: &Schema,
     query: &StreamQuery,
 ) -> Result<StreamPage, Error> {
+    let wanted = query.tags.iter().map(Tag::as_str).chain(query.category.as_deref());
+    if !wanted.into_iter().all(storable) {
+        return Ok(StreamPage {
+            streams: Vec::new(),
+            next: None,
+        });
+    }
     let size = query.page_size();
     // Those with a tag are few: found by their index, then sorted.
     let source = if query.tags.is_empty() {
@@ -25,7 +36,7 @@ pub(crate) async fn list(
          FROM {source}"
     )));
     if !query.tags.is_empty() {
-        sql.push_bind(column(&query.tags, |tag| tag.as_str().to_owned()));
+        sql.push_bind(column(&query.tags, Tag::as_str));
         sql.push(" OFFSET 0)");
     }
     sql.push(" t WHERE t.state = ANY (");
@@ -35,7 +46,8 @@ pub(crate) async fn list(
         sql.push(" AND t.category = ").push_bind(category);
     }
     if !query.keys.is_empty() {
-        sql.push(" AND t.key = ANY (").push_bind(&query.keys);
+        let keys = query.keys.iter().filter(|key| storable(key));
+        sql.push(" AND t.key = ANY (").push_bind(column(keys, String::as_str));
         sql.push(")");
     }
     if let Some(cursor) = &query.after {

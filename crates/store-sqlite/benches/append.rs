@@ -27,8 +27,14 @@ fn main() {
     let seconds = std::env::var("BACKSTORY_BENCH_SECONDS")
         .map_or(3.0, |seconds| seconds.parse::<f64>().unwrap());
     let round = Duration::from_secs_f64(seconds);
-    println!("synchronous = FULL, 1 event of {} bytes per append", payload().len());
-    println!("{:<42}{:>12}{:>12}{:>12}", "", "events/s", "p50 ms", "p99 ms");
+    println!(
+        "synchronous = FULL, 1 event of {} bytes per append",
+        payload().len()
+    );
+    println!(
+        "{:<42}{:>12}{:>12}{:>12}",
+        "", "events/s", "p50 ms", "p99 ms"
+    );
     for callers in [1, 32] {
         let raw = runtime.block_on(raw(callers, round));
         report(&format!("raw INSERT, {callers} rows per transaction"), raw);
@@ -55,7 +61,9 @@ struct Run {
 
 fn payload() -> String {
     let note = "x".repeat(140);
-    format!(r#"{{"title":"buy milk","list":"errands","due":"2030-01-01","done":false,"note":"{note}"}}"#)
+    format!(
+        r#"{{"title":"buy milk","list":"errands","due":"2030-01-01","done":false,"note":"{note}"}}"#
+    )
 }
 
 async fn store(callers: u32, round: Duration) -> Run {
@@ -88,7 +96,11 @@ async fn store(callers: u32, round: Duration) -> Run {
     let took = begin.elapsed();
     store.close().await;
     let events = u32::try_from(waits.len()).unwrap();
-    Run { events, took, waits }
+    Run {
+        events,
+        took,
+        waits,
+    }
 }
 
 async fn raw(rows: u32, round: Duration) -> Run {
@@ -129,7 +141,11 @@ async fn raw(rows: u32, round: Duration) -> Run {
     let took = begin.elapsed();
     connection.close().await.unwrap();
     let events = u32::try_from(position).unwrap();
-    Run { events, took, waits }
+    Run {
+        events,
+        took,
+        waits,
+    }
 }
 
 async fn insert_rows(

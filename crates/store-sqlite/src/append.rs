@@ -1,6 +1,6 @@
 //! One batch of appends: read the facts, decide, write. A statement each, whatever the size.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backstory_event::{
@@ -18,9 +18,9 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    error::{Failure, corrupt},
+    error::{Failure, corrupt, is_uncertain, store_error},
     filter::{Bounds, first_match},
-    lock::{WriteLock, WriteTransaction},
+    lock::WriteLock,
 };
 
 /// How long a batch waits for the lock before its callers may give up.
@@ -33,6 +33,7 @@ const EVENTS_PER_STATEMENT: usize = 1_000;
 pub(crate) struct Batches {
     pub(crate) lock: WriteLock,
     pub(crate) tail: Tail,
+    pub(crate) path: PathBuf,
 }
 
 #[async_trait]
@@ -56,14 +57,11 @@ impl Batches {
         let mut transaction = self.lock.begin(patience).await.map_err(not_stored)?;
         let decision = match run(&mut transaction, batch).await {
             Ok(decision) => decision,
-            Err(failure) => {
-                let error = transaction.failed(failure);
-                transaction.rollback().await;
-                return Err(not_stored(error));
-            }
+            Err(failure) => return Err(not_stored(failure.at(&self.path))),
         };
         let Some(last) = decision.events.last() else {
-            transaction.rollback().await;
+            // Nothing was written; dropping it instead would cost the connection.
+            let _ = transaction.rollback().await;
             return Ok(decision.outcomes);
         };
         let head = last.recorded.position;
@@ -72,8 +70,10 @@ impl Batches {
                 self.tail.advance(head);
                 Ok(decision.outcomes)
             }
-            Err(failure) if failure.uncertain => Err(WriteFailure::Lost(failure.error)),
-            Err(failure) => Err(not_stored(failure.error)),
+            Err(error) if is_uncertain(&error) => {
+                Err(WriteFailure::Lost(store_error(&self.path, error)))
+            }
+            Err(error) => Err(not_stored(store_error(&self.path, error))),
         }
     }
 }
@@ -87,10 +87,9 @@ fn not_stored(error: StoreError) -> WriteFailure {
 }
 
 async fn run(
-    transaction: &mut WriteTransaction,
+    connection: &mut SqliteConnection,
     batch: &[Arc<Append>],
 ) -> Result<Decision, Failure> {
-    let connection = transaction.connection();
     let appends = || batch.iter().map(AsRef::as_ref);
     let mut facts = facts(connection, &Needs::of(appends())).await?;
     for (index, append) in appends().enumerate() {

@@ -42,14 +42,13 @@ impl DocumentStore for SqliteStore {
         step: &Step,
     ) -> Result<(), CommitError> {
         let mut transaction = self.begin().await?;
-        match commit(transaction.connection(), &writes, step).await {
-            Ok(true) => Ok(transaction.commit().await.map_err(StoreError::from)?),
-            Ok(false) => {
-                transaction.rollback().await;
-                Err(fenced(step))
-            }
-            Err(failure) => Err(transaction.abandon(failure).await.into()),
+        let moved = advance(&mut transaction, step).await;
+        if !moved.map_err(|error| self.failed(error))? {
+            return Err(fenced(step));
         }
+        let written = write(&mut transaction, &writes, step).await;
+        written.map_err(|failure| self.failed(failure))?;
+        Ok(self.commit(transaction).await?)
     }
 }
 
@@ -189,15 +188,11 @@ DELETE FROM backstory_document WHERE generation IN (
 DELETE FROM backstory_collection WHERE projection = ?1",
 ];
 
-/// Writes a batch; false when the projection is not where the step begins.
-async fn commit(
+async fn write(
     connection: &mut SqliteConnection,
     writes: &[DocumentWrite],
     step: &Step,
-) -> Result<bool, Failure> {
-    if !advance(connection, step).await? {
-        return Ok(false);
-    }
+) -> Result<(), Failure> {
     let projection = &step.from.projection;
     if step.to == Target::Reset {
         for statement in EMPTY {
@@ -248,7 +243,7 @@ async fn commit(
             .execute(connection)
             .await?;
     }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ fn push_positions(
             push_arms(sql, item, bounds, &mut first)?;
         }
     }
-    sql.push(" ORDER BY position");
+    sql.push(" ORDER BY 1");
     sql.push(bounds.order());
     sql.push(" LIMIT ");
     sql.push_bind(i64::try_from(bounds.limit).unwrap_or(i64::MAX));

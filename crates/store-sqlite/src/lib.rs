@@ -53,8 +53,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use backstory_event::{
-    Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StoreErrorKind,
-    StreamPage, StreamQuery,
+    Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StreamPage, StreamQuery,
 };
 use backstory_store_kit::{Tail, Writer};
 use sqlx::{
@@ -69,7 +68,7 @@ pub use sqlx::sqlite::{SqliteConnection, SqliteSynchronous};
 use crate::{
     append::Batches,
     error::Failure,
-    lock::{WriteLock, WriteTransaction},
+    lock::{WriteLock, WriteTransaction, closed},
     options::Location,
     watch::Watch,
 };
@@ -109,7 +108,7 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let location = Arc::new(Location::new(url.as_ref(), &options)?);
         let deadline = Instant::now() + options.writer.deadline;
-        let (connection, head) = loop {
+        let head = loop {
             match open(&location)
                 .await
                 .map_err(|failure| failure.at(&location.path))
@@ -122,11 +121,12 @@ impl SqliteStore {
                 Err(error) => return Err(error),
             }
         };
-        let lock = WriteLock::new(location.clone(), connection);
+        let lock = WriteLock::new(location.clone());
         let tail = Tail::new(head);
         let batches = Batches {
             lock: lock.clone(),
             tail: tail.clone(),
+            path: location.path.clone(),
         };
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)
@@ -161,7 +161,7 @@ impl SqliteStore {
     /// The writer's task ends with its runtime, and then nothing else can be relied on.
     fn check_open(&self) -> Result<(), StoreError> {
         if self.0.writer.is_closed() {
-            return Err(StoreError::new(StoreErrorKind::Closed));
+            return Err(closed());
         }
         Ok(())
     }
@@ -176,23 +176,26 @@ impl SqliteStore {
         self.check_open()?;
         self.0.lock.begin(self.0.options.writer.deadline).await
     }
+
+    async fn commit(&self, transaction: WriteTransaction) -> Result<(), StoreError> {
+        transaction
+            .commit()
+            .await
+            .map_err(|error| self.failed(error))
+    }
 }
 
-/// Opens the connection that writes, with the schema up to date.
-async fn open(location: &Location) -> Result<(sqlx::SqliteConnection, Position), Failure> {
+/// Creates the file if need be, brings its schema up to date, and says where its log ends.
+async fn open(location: &Location) -> Result<Position, Failure> {
     let mut connection = location.create().connect().await?;
     let opened = async {
         schema::migrate(&mut connection, &location.path).await?;
         schema::head(&mut connection).await.map_err(Failure::from)
     };
-    match opened.await {
-        Ok(head) => Ok((connection, Position::new(head))),
-        Err(failure) => {
-            // The next attempt opens another one.
-            let _ = connection.close().await;
-            Err(failure)
-        }
-    }
+    let head = opened.await.map(Position::new);
+    // It was closed by dropping it otherwise, at some later time.
+    let _ = connection.close().await;
+    head
 }
 
 impl fmt::Debug for SqliteStore {
@@ -234,7 +237,7 @@ impl EventStore for SqliteStore {
         tokio::select! {
             head = tail.beyond(after) => head,
             failure = watch.follow(tail, || self.0.writer.is_closed()) => Err(self.failed(failure)),
-            () = self.0.readers.close_event() => Err(StoreError::new(StoreErrorKind::Closed)),
+            () = self.0.readers.close_event() => Err(closed()),
         }
     }
 }

@@ -2,157 +2,67 @@
 //! processes are asked again and again, because SQLite keeps no order among them.
 
 use std::{
-    fmt,
     hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
     time::Duration,
 };
 
-use backstory_event::StoreError;
-use sqlx::{
-    ConnectOptions, Connection, SqlSafeStr, SqliteConnection, TransactionManager,
-    sqlite::SqliteTransactionManager,
-};
-use tokio::{
-    sync::{Mutex, OwnedMutexGuard},
-    time::{Instant, sleep, timeout_at},
-};
+use backstory_event::{StoreError, StoreErrorKind};
+use sqlx::{Connection, Sqlite, SqlitePool, sqlite::SqlitePoolOptions};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    error::{Failure, busy, is_busy, is_uncertain, store_error},
+    error::{busy, is_busy, store_error},
     options::Location,
 };
+
+/// A transaction that holds the write lock. Dropped without a commit it is rolled back.
+pub(crate) type WriteTransaction = sqlx::Transaction<'static, Sqlite>;
 
 /// The way to a write transaction.
 #[derive(Clone)]
 pub(crate) struct WriteLock {
     location: Arc<Location>,
-    // Empty before the first use, after an error and after `close`.
-    slot: Arc<Mutex<Option<SqliteConnection>>>,
+    pool: SqlitePool,
 }
 
 impl WriteLock {
-    pub(crate) fn new(location: Arc<Location>, connection: SqliteConnection) -> Self {
-        Self {
-            location,
-            slot: Arc::new(Mutex::new(Some(connection))),
-        }
+    pub(crate) fn new(location: Arc<Location>) -> Self {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            // After some errors SQLite has rolled back by itself and sqlx does not know, so a
+            // connection is used again only if its transaction ended in order.
+            .after_release(|connection, _| {
+                let ended = !connection.is_in_transaction();
+                Box::pin(async move { Ok(ended) })
+            })
+            .connect_lazy_with(location.write());
+        Self { location, pool }
     }
 
     /// Begins a transaction that holds the write lock of the file.
     ///
     /// # Errors
-    /// `Unavailable` when somebody else held the lock for all of `patience`.
+    /// `Unavailable` when somebody else held the lock for all of `patience`, `Closed`.
     pub(crate) async fn begin(&self, patience: Duration) -> Result<WriteTransaction, StoreError> {
-        let failed = |error| store_error(&self.location.path, error);
         let deadline = Instant::now() + patience;
-        let Ok(mut slot) = timeout_at(deadline, self.slot.clone().lock_owned()).await else {
-            return Err(StoreError::new(busy(&self.location.path)));
-        };
         loop {
-            // Whoever drops this future drops the connection with whatever it has begun.
-            let mut connection = match slot.take() {
-                Some(connection) => connection,
-                None => self.location.write().connect().await.map_err(failed)?,
-            };
-            let begin = "BEGIN IMMEDIATE".into_sql_str();
-            match SqliteTransactionManager::begin(&mut connection, Some(begin)).await {
-                Ok(()) => {
-                    return Ok(WriteTransaction {
-                        connection,
-                        slot,
-                        location: self.location.clone(),
-                    });
-                }
-                Err(error) if is_busy(&error) => {
-                    *slot = Some(connection);
-                    if Instant::now() >= deadline {
-                        return Err(failed(error));
-                    }
+            match timeout_at(deadline, self.pool.begin_with("BEGIN IMMEDIATE")).await {
+                Ok(Ok(transaction)) => return Ok(transaction),
+                Ok(Err(error)) if is_busy(&error) && Instant::now() < deadline => {
                     sleep(jitter()).await;
                 }
-                Err(error) => return Err(failed(error)),
+                Ok(Err(error)) => return Err(store_error(&self.location.path, error)),
+                Err(_) => return Err(StoreError::new(busy(&self.location.path))),
             }
         }
     }
 
-    /// Closes the connection once nobody uses it any more.
     pub(crate) async fn close(&self) {
-        if let Some(connection) = self.slot.lock().await.take() {
-            // It is gone either way.
-            let _ = connection.close().await;
-        }
-    }
-}
-
-impl fmt::Debug for WriteLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WriteLock")
-            .field(&self.location.path)
-            .finish()
-    }
-}
-
-/// A transaction that holds the write lock. Dropped without [`WriteTransaction::commit`] it closes
-/// its connection, and SQLite rolls back.
-pub(crate) struct WriteTransaction {
-    // Before `slot`: it is closed before the next in line may open another.
-    connection: SqliteConnection,
-    slot: OwnedMutexGuard<Option<SqliteConnection>>,
-    location: Arc<Location>,
-}
-
-impl WriteTransaction {
-    pub(crate) fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.connection
-    }
-
-    /// The error of a statement of this transaction.
-    pub(crate) fn failed(&self, failure: impl Into<Failure>) -> StoreError {
-        failure.into().at(&self.location.path)
-    }
-
-    pub(crate) async fn commit(mut self) -> Result<(), CommitFailure> {
-        match SqliteTransactionManager::commit(&mut self.connection).await {
-            Ok(()) => {
-                *self.slot = Some(self.connection);
-                Ok(())
-            }
-            Err(error) => Err(CommitFailure {
-                uncertain: is_uncertain(&error),
-                error: self.failed(error),
-            }),
-        }
-    }
-
-    /// Leaves nothing behind, because of an error.
-    pub(crate) async fn abandon(self, failure: impl Into<Failure>) -> StoreError {
-        let error = self.failed(failure);
-        self.rollback().await;
-        error
-    }
-
-    /// Leaves nothing behind, and keeps the connection for the next.
-    pub(crate) async fn rollback(mut self) {
-        if SqliteTransactionManager::rollback(&mut self.connection)
-            .await
-            .is_ok()
-        {
-            *self.slot = Some(self.connection);
-        }
-    }
-}
-
-/// A COMMIT that failed.
-pub(crate) struct CommitFailure {
-    /// Whether it may be on the disk all the same.
-    pub(crate) uncertain: bool,
-    pub(crate) error: StoreError,
-}
-
-impl From<CommitFailure> for StoreError {
-    fn from(failure: CommitFailure) -> Self {
-        failure.error
+        self.pool.close().await;
     }
 }
 
@@ -160,4 +70,9 @@ impl From<CommitFailure> for StoreError {
 pub(crate) fn jitter() -> Duration {
     let random = RandomState::new().build_hasher().finish();
     Duration::from_micros(1_000 + random % 4_000)
+}
+
+/// The store is closed.
+pub(crate) fn closed() -> StoreError {
+    StoreError::new(StoreErrorKind::Closed)
 }

@@ -5,7 +5,7 @@ use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{Checkpoints, CommitError, Host, Progress, Step, Target, Unit};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{SqliteStore, error::Failure, lock::WriteTransaction};
+use crate::{SqliteStore, lock::WriteTransaction};
 
 #[async_trait]
 impl Checkpoints for SqliteStore {
@@ -53,7 +53,7 @@ fn progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
 pub(crate) async fn advance(
     connection: &mut SqliteConnection,
     step: &Step,
-) -> Result<bool, Failure> {
+) -> Result<bool, sqlx::Error> {
     let (from, to) = (&step.from, step.result());
     let has_never_run = *from == Progress::start(from.projection.as_str());
     let moved = sqlx::query(
@@ -93,11 +93,16 @@ pub(crate) fn fenced(step: &Step) -> CommitError {
 impl Host<SqliteConnection> for SqliteStore {
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<SqliteConnection>>, StoreError> {
         let transaction = SqliteStore::begin(self).await?;
-        Ok(Box::new(SqlUnit { transaction, from }))
+        Ok(Box::new(SqlUnit {
+            store: self.clone(),
+            transaction,
+            from,
+        }))
     }
 }
 
 struct SqlUnit {
+    store: SqliteStore,
     transaction: WriteTransaction,
     from: Progress,
 }
@@ -105,23 +110,18 @@ struct SqlUnit {
 #[async_trait]
 impl Unit<SqliteConnection> for SqlUnit {
     fn context(&mut self) -> &mut SqliteConnection {
-        self.transaction.connection()
+        &mut self.transaction
     }
 
-    async fn commit(self: Box<Self>, to: Target) -> Result<(), CommitError> {
-        let Self {
-            mut transaction,
-            from,
-        } = *self;
-        let step = Step { from, to };
-        match advance(transaction.connection(), &step).await {
-            Ok(true) => transaction.commit().await.map_err(StoreError::from)?,
-            Ok(false) => {
-                transaction.rollback().await;
-                return Err(fenced(&step));
-            }
-            Err(failure) => return Err(transaction.abandon(failure).await.into()),
+    async fn commit(mut self: Box<Self>, to: Target) -> Result<(), CommitError> {
+        let step = Step {
+            from: self.from,
+            to,
+        };
+        let moved = advance(&mut self.transaction, &step).await;
+        if !moved.map_err(|error| self.store.failed(error))? {
+            return Err(fenced(&step));
         }
-        Ok(())
+        Ok(self.store.commit(self.transaction).await?)
     }
 }

@@ -11,10 +11,9 @@ use crate::{SqliteStore, error::Failure};
 impl SnapshotStore for SqliteStore {
     async fn save_snapshot(&self, snapshot: SnapshotRecord) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        match save(transaction.connection(), &snapshot).await {
-            Ok(()) => Ok(transaction.commit().await?),
-            Err(failure) => Err(transaction.abandon(failure).await),
-        }
+        let saved = save(&mut transaction, &snapshot).await;
+        saved.map_err(|error| self.failed(error))?;
+        self.commit(transaction).await
     }
 
     async fn latest_snapshot(
@@ -33,12 +32,10 @@ impl SnapshotStore for SqliteStore {
             sqlx::query("DELETE FROM backstory_snapshot WHERE category = ?1 AND key = ?2")
                 .bind(stream.category())
                 .bind(stream.key())
-                .execute(transaction.connection())
+                .execute(&mut *transaction)
                 .await;
-        match deleted {
-            Ok(_) => Ok(transaction.commit().await?),
-            Err(error) => Err(transaction.abandon(error).await),
-        }
+        deleted.map_err(|error| self.failed(error))?;
+        self.commit(transaction).await
     }
 }
 

@@ -7,7 +7,7 @@ use backstory_store_kit::Tail;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::{sync::Mutex, time::sleep};
 
-use crate::{error::Failure, options::Location, schema};
+use crate::{error::Failure, lock::closed, options::Location, schema};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ impl Watch {
             sleep(pause).await;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
-        backstory_event::StoreErrorKind::Closed.into()
+        closed().into()
     }
 
     async fn look(

@@ -61,9 +61,8 @@ impl Live {
     /// Follows the log for ever, also across outages of the store.
     pub async fn run(&self, projector: &RunningProjector) -> Infallible {
         loop {
-            if let Err(error) = self.follow(projector).await {
-                tracing::warn!(%error, "pages get no changes until the store is back");
-            }
+            let Err(error) = self.follow(projector).await;
+            tracing::warn!(%error, "pages get no changes until the store is back");
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -80,7 +79,7 @@ impl Live {
             if !page.events.is_empty() && self.listeners() > 0 {
                 let change = read_model::changed(store, &page.events).await?;
                 let included = page.checkpoint;
-                self.send(Message::Change { included, json: json(&change).into() });
+                self.send(Message::Change { included, json: json(&change) });
             }
             self.included.send_replace(page.checkpoint);
         }
@@ -100,7 +99,12 @@ impl Live {
             seen: None,
         };
         stream::unfold(page, |mut page| async move {
-            let event = page.next().await?;
+            let told = page.next().await?;
+            let event = Event::default()
+                .event(told.name)
+                .id(told.included.to_string())
+                .retry(PAUSE)
+                .data(told.json);
             Some((Ok(event), page))
         })
     }
@@ -114,8 +118,16 @@ struct Page {
     seen: Option<Checkpoint>,
 }
 
+/// One server-sent event.
+#[derive(Debug)]
+struct Told {
+    name: &'static str,
+    included: Checkpoint,
+    json: Arc<str>,
+}
+
 impl Page {
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<Told> {
         loop {
             let Some(seen) = self.seen else {
                 return self.whole_state().await;
@@ -123,7 +135,7 @@ impl Page {
             match self.messages.recv().await {
                 Ok(Message::Change { included, json }) if included.position > seen.position => {
                     self.seen = Some(included);
-                    return Some(event("change", included, &json));
+                    return Some(Told { name: "change", included, json });
                 }
                 Ok(Message::Change { .. }) => {} // the state that it got first had it already
                 Ok(Message::StartAgain) | Err(RecvError::Lagged(_)) => self.seen = None,
@@ -132,13 +144,13 @@ impl Page {
         }
     }
 
-    async fn whole_state(&mut self) -> Option<Event> {
+    async fn whole_state(&mut self) -> Option<Told> {
         // Asked before the state is read: what comes later is told later.
         let included = *self.live.included.borrow();
         match read_model::board(self.live.todos.store(), None).await {
             Ok(board) => {
                 self.seen = Some(included);
-                Some(event("snapshot", included, &json(&board)).retry(PAUSE))
+                Some(Told { name: "snapshot", included, json: json(&board) })
             }
             Err(error) => {
                 tracing::warn!(%error, "a page could not get the state");
@@ -148,11 +160,50 @@ impl Page {
     }
 }
 
-fn event(name: &str, included: Checkpoint, json: &str) -> Event {
-    Event::default().event(name).id(included.to_string()).data(json)
+fn json(value: &impl Serialize) -> Arc<str> {
+    // Maps with text keys and plain values always become JSON.
+    serde_json::to_string(value).unwrap_or_default().into()
 }
 
-fn json(value: &impl Serialize) -> String {
-    // Maps with text keys and plain values always become JSON.
-    serde_json::to_string(value).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use backstory::{Position, Store};
+
+    use super::*;
+
+    fn change(position: i64) -> Message {
+        let included = Checkpoint::at(Position::new(position));
+        Message::Change { included, json: "{}".into() }
+    }
+
+    async fn page() -> (Live, Page) {
+        let store = Store::connect("memory:").await.unwrap();
+        let live = Live::new(&Todos::new(&store));
+        let page = Page { live: live.clone(), messages: live.messages.subscribe(), seen: None };
+        (live, page)
+    }
+
+    #[tokio::test]
+    async fn a_page_gets_the_state_and_then_the_changes_behind_it() {
+        let (live, mut page) = page().await;
+        live.included.send_replace(Checkpoint::at(Position::new(7)));
+        for position in [6, 7, 8, 9] {
+            live.send(change(position));
+        }
+        let told = [page.next().await, page.next().await, page.next().await];
+        let told = told.map(|told| told.map(|told| (told.name, told.included.position.get())));
+        assert_eq!(told, [Some(("snapshot", 7)), Some(("change", 8)), Some(("change", 9))]);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_falls_behind_gets_the_state_again() {
+        let (live, mut page) = page().await;
+        assert_eq!(page.next().await.unwrap().name, "snapshot");
+        for position in 1..=(QUEUE as i64 + 1) {
+            live.send(change(position));
+        }
+        assert_eq!(page.next().await.unwrap().name, "snapshot");
+        // What the queue still holds follows; then the page waits again.
+        assert_eq!(page.next().await.unwrap().included.position.get(), 2);
+    }
 }

@@ -53,7 +53,7 @@ impl Problem {
     }
 
     /// Nothing that the caller can change. The reason goes to the log, not to the caller.
-    fn broken(error: &dyn std::error::Error) -> Self {
+    fn broken(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a request failed");
         let detail = "Something is broken on the server; its log says what.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)

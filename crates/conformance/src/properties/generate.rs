@@ -3,7 +3,7 @@
 use backstory_event::{
     Append, AppendCondition, Checkpoint, EventFilter, EventId, EventQuery, ExpectedVersion,
     FilterItem, Lifecycle, Metadata, NewEvent, Payload, Position, RecordedEvent, StreamId,
-    StreamVersion, Tag, TagChange,
+    StreamState, StreamVersion, Tag, TagChange,
 };
 use chrono::Duration;
 use serde_json::json;
@@ -18,19 +18,19 @@ const NAMES: [&str; 8] =
 const TAGS: [&str; 8] = ["red", "big", "Red", "{red,big}", "list:1", "list:2", "\"", "re"];
 
 #[derive(Debug)]
-pub struct Generator {
-    pub dice: Dice,
+pub(super) struct Generator {
+    pub(super) dice: Dice,
     sent: Vec<Append>,
     keys: usize,
 }
 
 impl Generator {
     /// `keys`: how many streams each category has; few make many conflicts.
-    pub fn new(seed: u64, keys: usize) -> Self {
+    pub(super) fn new(seed: u64, keys: usize) -> Self {
         Self { dice: Dice::new(seed), sent: Vec::new(), keys }
     }
 
-    pub fn stream(&mut self) -> StreamId {
+    pub(super) fn stream(&mut self) -> StreamId {
         let category = *self.dice.pick(&CATEGORIES);
         stream(category, &self.dice.below(self.keys).to_string())
     }
@@ -44,7 +44,7 @@ impl Generator {
         EventId::from_uuid(Uuid::from_u64_pair(high | 1, low))
     }
 
-    pub fn event(&mut self) -> NewEvent {
+    pub(super) fn event(&mut self) -> NewEvent {
         let content = payload(json!({
             "number": self.dice.below(1_000),
             "text": *self.dice.pick(&TAGS),
@@ -102,7 +102,7 @@ impl Generator {
     }
 
     /// An append that stores something, for filling a log.
-    pub fn filling(&mut self, most: usize) -> Append {
+    pub(super) fn filling(&mut self, most: usize) -> Append {
         let mut append = Append::new();
         for _ in 0..=self.dice.below(3) {
             let stream = self.stream();
@@ -115,7 +115,7 @@ impl Generator {
     }
 
     /// Any append: good, refused, bad, sent before.
-    pub fn append(&mut self, model: &Model) -> Append {
+    pub(super) fn append(&mut self, model: &Model) -> Append {
         if self.dice.once_in(8) && !self.sent.is_empty() {
             let index = self.dice.below(self.sent.len());
             let mut again = self.sent[index].clone();
@@ -131,8 +131,14 @@ impl Generator {
                 continue;
             }
             let expected = self.expected(model, &stream);
-            let is_check = self.dice.once_in(6);
-            let events = if is_check { Vec::new() } else { self.part(3) };
+            let events = match self.dice.below(6) {
+                0 => Vec::new(),
+                1..4 if model.state(&stream) != StreamState::Live => {
+                    let restored = Lifecycle::Restored.event().with_id(self.id());
+                    vec![restored, self.event()]
+                }
+                _ => self.part(3),
+            };
             append = append.and(stream, expected, events);
         }
         for _ in 0..2 {
@@ -206,11 +212,7 @@ impl Generator {
             0 => part.events.push(extra),
             1 => part.events.reverse(),
             2 => part.events.insert(0, extra),
-            _ => {
-                if append.parts.iter().all(|part| part.stream != other) {
-                    append.parts[0].stream = other;
-                }
-            }
+            _ => part.stream = other,
         }
     }
 
@@ -244,7 +246,7 @@ impl Generator {
         item
     }
 
-    pub fn filter(&mut self, most: usize) -> EventFilter {
+    pub(super) fn filter(&mut self, most: usize) -> EventFilter {
         match self.dice.below(12) {
             0 => EventFilter::all(),
             1 => EventFilter::none(),
@@ -253,7 +255,7 @@ impl Generator {
     }
 
     /// Any query of a log.
-    pub fn query(&mut self, log: &[RecordedEvent]) -> EventQuery {
+    pub(super) fn query(&mut self, log: &[RecordedEvent]) -> EventQuery {
         let mut query = EventQuery::new(self.filter(3));
         let some = log[self.dice.below(log.len())].clone();
         query = match self.dice.below(5) {

@@ -13,21 +13,21 @@ use crate::kit::position;
 
 /// A stored event, without the time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
-    pub stream: StreamId,
-    pub version: usize,
-    pub id: EventId,
-    pub name: String,
-    pub schema_version: u32,
-    pub payload: Payload,
-    pub metadata: Metadata,
-    pub tags: Vec<Tag>,
-    pub erased: bool,
+pub(super) struct Stored {
+    pub(super) stream: StreamId,
+    pub(super) version: usize,
+    pub(super) id: EventId,
+    pub(super) name: String,
+    pub(super) schema_version: u32,
+    pub(super) payload: Payload,
+    pub(super) metadata: Metadata,
+    pub(super) tags: Vec<Tag>,
+    pub(super) erased: bool,
 }
 
 impl Stored {
     /// The same of an event that a store gave back.
-    pub fn of(event: &RecordedEvent) -> Self {
+    pub(super) fn of(event: &RecordedEvent) -> Self {
         Self {
             stream: event.stream().clone(),
             version: usize::try_from(event.version().get()).unwrap(),
@@ -43,15 +43,15 @@ impl Stored {
 }
 
 #[derive(Debug, Default, Clone, PartialEq)]
-pub struct Model {
-    pub events: Vec<Stored>,
+pub(super) struct Model {
+    pub(super) events: Vec<Stored>,
     claims: BTreeMap<(String, String), StreamId>,
 }
 
 type Outcome = Result<Appended, StoreErrorKind>;
 
 impl Model {
-    pub fn append(&mut self, append: &Append) -> Outcome {
+    pub(super) fn append(&mut self, append: &Append) -> Outcome {
         if let Some(reason) = invalid(append) {
             return Err(Invalid::new("append", "", reason).into());
         }
@@ -89,11 +89,11 @@ impl Model {
         Ok(self.receipt(append))
     }
 
-    pub fn version(&self, stream: &StreamId) -> usize {
+    pub(super) fn version(&self, stream: &StreamId) -> usize {
         self.events.iter().filter(|event| &event.stream == stream).count()
     }
 
-    pub fn state(&self, stream: &StreamId) -> StreamState {
+    pub(super) fn state(&self, stream: &StreamId) -> StreamState {
         let own = self.events.iter().filter(|event| &event.stream == stream);
         let last = own.filter_map(|event| match event.name.as_str() {
             "backstory.deleted" => Some(StreamState::Deleted),
@@ -105,7 +105,7 @@ impl Model {
     }
 
     /// The rows of all streams except their tags, in order.
-    pub fn rows(&self, tags: impl Fn(&StreamId) -> Vec<Tag>) -> Vec<StreamInfo> {
+    pub(super) fn rows(&self, tags: impl Fn(&StreamId) -> Vec<Tag>) -> Vec<StreamInfo> {
         let mut streams: Vec<_> = self.events.iter().map(|event| event.stream.clone()).collect();
         streams.sort();
         streams.dedup();
@@ -260,10 +260,10 @@ impl Model {
 
 /// The tags that the tag changes of a log, as they were sent, gave to the streams.
 #[derive(Debug, Default, Clone)]
-pub struct StreamTags(BTreeMap<StreamId, Vec<Tag>>);
+pub(super) struct StreamTags(BTreeMap<StreamId, Vec<Tag>>);
 
 impl StreamTags {
-    pub fn stored(&mut self, append: &Append) {
+    pub(super) fn stored(&mut self, append: &Append) {
         for part in &append.parts {
             let tags = self.0.entry(part.stream.clone()).or_default();
             for event in &part.events {
@@ -281,7 +281,7 @@ impl StreamTags {
         }
     }
 
-    pub fn of(&self, stream: &StreamId) -> Vec<Tag> {
+    pub(super) fn of(&self, stream: &StreamId) -> Vec<Tag> {
         self.0.get(stream).cloned().unwrap_or_default()
     }
 }
@@ -307,12 +307,20 @@ fn invalid(append: &Append) -> Option<&'static str> {
     if (1..ids.len()).any(|index| ids[..index].contains(&ids[index])) {
         return Some("an id twice");
     }
+    let streams: Vec<_> = append.parts.iter().map(|part| &part.stream).collect();
+    if (1..streams.len()).any(|index| streams[..index].contains(&streams[index])) {
+        return Some("a stream twice");
+    }
+    let erases = |event: &NewEvent| event.name == "backstory.erased";
+    if append.parts.iter().any(|part| part.events.len() > 1 && part.events.iter().any(erases)) {
+        return Some("an erasure beside other events");
+    }
     append.events().any(bad).then_some("a bad event")
 }
 
 /// True when a store and the model say the same. Which of several ids is named, and how bad input
 /// is described, is left to the store.
-pub fn same(store: &Outcome, model: &Outcome) -> bool {
+pub(super) fn same(store: &Outcome, model: &Outcome) -> bool {
     match (store, model) {
         (Err(StoreErrorKind::Invalid(_)), Err(StoreErrorKind::Invalid(_))) => true,
         (Err(StoreErrorKind::EventIdReused { .. }), Err(StoreErrorKind::EventIdReused { .. })) => true,

@@ -227,7 +227,9 @@ pub fn tag(text: &str) -> Tag {
 
 /// An append to an account that does not go through a repository.
 pub fn raw(id: Uuid, events: impl IntoIterator<Item = AccountEvent>) -> Append {
-    let events = events.into_iter().map(|event| NewEvent::of(&event).unwrap());
+    let events = events
+        .into_iter()
+        .map(|event| NewEvent::of(&event).unwrap());
     let stream = Account::stream(&id).unwrap();
     Append::to(stream, ExpectedVersion::Any, events)
 }

@@ -7,9 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use backstory_aggregate::{Loaded, Repository, Save, SaveHook};
-use backstory_event::{
-    Appended, BoxError, EventQuery, EventStoreExt, Metadata, StoreErrorKind,
-};
+use backstory_event::{Appended, BoxError, EventQuery, EventStoreExt, Metadata, StoreErrorKind};
 
 use super::{
     account,
@@ -83,7 +81,10 @@ pub async fn a_hook_adds_events_metadata_and_tags<F: Fixture>(fixture: &F) {
         assert_eq!(event.metadata().extra["reviewed"], true);
         assert_eq!(event.tags(), [tag("audited")]);
     }
-    assert_eq!(repository.load(account.id()).await.unwrap().state(), account.state());
+    assert_eq!(
+        repository.load(account.id()).await.unwrap().state(),
+        account.state()
+    );
 }
 
 pub async fn hooks_after_a_save_see_the_receipt_and_cannot_fail_it<F: Fixture>(fixture: &F) {
@@ -93,11 +94,17 @@ pub async fn hooks_after_a_save_see_the_receipt_and_cannot_fail_it<F: Fixture>(f
     let repository = Repository::<Account>::new(&store)
         .after_save(move |account, receipt| {
             assert_eq!(account.changes().count(), 0);
-            first.lock().unwrap().push((account.balance, receipt.clone()));
+            first
+                .lock()
+                .unwrap()
+                .push((account.balance, receipt.clone()));
             Err("the mail server is away".into())
         })
         .after_save(move |account, receipt| {
-            second.lock().unwrap().push((-account.balance, receipt.clone()));
+            second
+                .lock()
+                .unwrap()
+                .push((-account.balance, receipt.clone()));
             Ok(())
         });
     let mut account = repository.load(&id()).await.unwrap();
@@ -122,7 +129,13 @@ pub async fn hooks_do_not_run_again_for_the_same_events<F: Fixture>(fixture: &F)
         });
     let mut account = repository.load(&id()).await.unwrap();
     account.record(added(1));
-    assert!(repository.save(&mut account).await.unwrap_err().is_outcome_unknown());
+    assert!(
+        repository
+            .save(&mut account)
+            .await
+            .unwrap_err()
+            .is_outcome_unknown()
+    );
     repository.save(&mut account).await.unwrap();
     assert_eq!(runs.load(Ordering::SeqCst), 1);
     assert_eq!((account.balance, account.version()), (101, version(2)));

@@ -38,7 +38,10 @@ pub async fn snapshots_bound_what_a_load_reads<F: Fixture>(fixture: &F) {
     fill(&repository, id, 10_000, 37).await;
     faulty.take_events_read();
     let account = repository.load(&id).await.unwrap();
-    assert_eq!((account.balance, account.version()), (10_000, version(10_000)));
+    assert_eq!(
+        (account.balance, account.version()),
+        (10_000, version(10_000))
+    );
     let read = faulty.take_events_read();
     assert!(read <= 101, "{read} events were read");
 
@@ -53,7 +56,13 @@ pub async fn a_snapshot_is_kept_every_n_events<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let repository = Repository::<Account>::new(&store).with_snapshots(&store, 3);
     let id = id();
-    for (events, kept) in [(2, None), (1, Some(3)), (2, Some(3)), (1, Some(6)), (7, Some(13))] {
+    for (events, kept) in [
+        (2, None),
+        (1, Some(3)),
+        (2, Some(3)),
+        (1, Some(6)),
+        (7, Some(13)),
+    ] {
         fill(&repository, id, events, events).await;
         let snapshot = newest(&store, id).await;
         assert_eq!(snapshot.map(|kept| kept.version), kept.map(version));
@@ -106,7 +115,11 @@ pub async fn a_snapshot_of_another_shape_is_passed_over<F: Fixture>(fixture: &F)
     new.save(&mut account).await.unwrap();
     assert_eq!(newest(&store, id).await.unwrap().shape, 2);
     assert_eq!(new.load(&id).await.unwrap().cents, 500);
-    assert_eq!(old.load(&id).await.unwrap().balance, 5, "both programs work side by side");
+    assert_eq!(
+        old.load(&id).await.unwrap().balance,
+        5,
+        "both programs work side by side"
+    );
 }
 
 fn lie(id: Uuid, version: StreamVersion, event_id: EventId) -> SnapshotRecord {
@@ -128,7 +141,10 @@ pub async fn a_snapshot_beside_the_log_is_not_believed<F: Fixture>(fixture: &F) 
     let repository = Repository::<Account>::new(&store).with_snapshots(&store, 2);
     let id = id();
     fill(&repository, id, 4, 1).await;
-    store.save_snapshot(lie(id, version(4), EventId::new())).await.unwrap();
+    store
+        .save_snapshot(lie(id, version(4), EventId::new()))
+        .await
+        .unwrap();
     assert_eq!(repository.load(&id).await.unwrap().balance, 4);
     fill(&repository, id, 1, 1).await;
     assert_eq!(repository.load(&id).await.unwrap().balance, 5);
@@ -141,7 +157,10 @@ pub async fn a_snapshot_ahead_of_the_log_is_not_believed<F: Fixture>(fixture: &F
     let repository = Repository::<Account>::new(&store).with_snapshots(&store, 2);
     let id = id();
     fill(&repository, id, 4, 1).await;
-    store.save_snapshot(lie(id, version(50), EventId::new())).await.unwrap();
+    store
+        .save_snapshot(lie(id, version(50), EventId::new()))
+        .await
+        .unwrap();
     assert_eq!(repository.load(&id).await.unwrap().balance, 4);
     fill(&repository, id, 2, 1).await;
     assert_eq!(newest(&store, id).await.unwrap().version, version(5));

@@ -28,16 +28,34 @@ pub async fn a_deleted_one_refuses_everything<F: Fixture>(fixture: &F) {
     assert!(repository.save(&mut stale).await.is_err());
     let any = store.append(raw(id, [added(1)])).await.unwrap_err();
     assert!(matches!(any.kind(), StoreErrorKind::StreamDeleted { .. }));
-    assert!(repository.tag(&id, [tag("a")]).await.unwrap_err().is_deleted());
+    assert!(
+        repository
+            .tag(&id, [tag("a")])
+            .await
+            .unwrap_err()
+            .is_deleted()
+    );
 
     let deleted = repository.load_deleted(&id).await.unwrap();
     assert!(deleted.is_deleted());
     assert_eq!(deleted.balance, 3);
-    assert!(repository.load_at(&id, version(3)).await.unwrap_err().is_deleted());
-    assert_eq!(repository.load_at(&id, version(2)).await.unwrap().balance, 3);
+    assert!(
+        repository
+            .load_at(&id, version(3))
+            .await
+            .unwrap_err()
+            .is_deleted()
+    );
+    assert_eq!(
+        repository.load_at(&id, version(2)).await.unwrap().balance,
+        3
+    );
 
     let again = repository.delete(&id).await.unwrap();
-    assert_eq!((again.positions, again.position()), (None, receipt.position()));
+    assert_eq!(
+        (again.positions, again.position()),
+        (None, receipt.position())
+    );
     assert_eq!(stored(&store, id).await.len(), 3);
 }
 
@@ -83,7 +101,10 @@ pub async fn an_erased_one_is_gone_for_good<F: Fixture>(fixture: &F) {
     assert_eq!(skeleton.len(), 3);
     for event in &skeleton[..2] {
         assert!(event.is_erased());
-        assert_eq!((event.name(), event.payload().as_str()), ("account.added", "{}"));
+        assert_eq!(
+            (event.name(), event.payload().as_str()),
+            ("account.added", "{}")
+        );
     }
     assert_eq!(repository.load(&other).await.unwrap().balance, 5);
 }
@@ -113,7 +134,13 @@ pub async fn a_revived_one_begins_anew<F: Fixture>(fixture: &F) {
     account.record(added(9));
     repository.save(&mut account).await.unwrap();
     assert_eq!(repository.load(&id).await.unwrap().balance, 9);
-    assert!(repository.load_at(&id, version(2)).await.unwrap_err().is_erased());
+    assert!(
+        repository
+            .load_at(&id, version(2))
+            .await
+            .unwrap_err()
+            .is_erased()
+    );
 }
 
 pub async fn what_is_not_there_cannot_be_deleted<F: Fixture>(fixture: &F) {
@@ -144,7 +171,10 @@ pub async fn concurrent_deletions_agree<F: Fixture>(fixture: &F) {
     }
     let deleted = tasks.join_all().await;
     assert_eq!(deleted.into_iter().filter(|deleted| *deleted).count(), 1);
-    assert_eq!(stored(&store, id).await, ["account.added", "backstory.deleted"]);
+    assert_eq!(
+        stored(&store, id).await,
+        ["account.added", "backstory.deleted"]
+    );
 }
 
 pub async fn lifecycle_events_carry_metadata<F: Fixture>(fixture: &F) {
@@ -164,7 +194,10 @@ pub async fn tags_find_aggregates<F: Fixture>(fixture: &F) {
     let (one, two) = (account(&store, &[1]).await, account(&store, &[2]).await);
     account(&store, &[3]).await;
     let odd = tag(r#"a{,}" b"#);
-    repository.tag(&one, [tag("vip"), odd.clone()]).await.unwrap();
+    repository
+        .tag(&one, [tag("vip"), odd.clone()])
+        .await
+        .unwrap();
     repository.tag(&two, [tag("vip")]).await.unwrap();
     let again = repository.tag(&one, [tag("vip")]).await.unwrap();
     assert_eq!(again.positions, None);
@@ -180,10 +213,13 @@ pub async fn tags_find_aggregates<F: Fixture>(fixture: &F) {
     };
     assert_eq!(find(&["vip"]).await, [one, two]);
     assert_eq!(find(&["vip", odd.as_str()]).await, [one]);
-    assert_eq!(find(&["other"]).await, []);
+    assert!(find(&["other"]).await.is_empty());
     assert_eq!(find(&[]).await.len(), 3);
 
-    repository.untag(&one, [tag("vip"), tag("other")]).await.unwrap();
+    repository
+        .untag(&one, [tag("vip"), tag("other")])
+        .await
+        .unwrap();
     assert_eq!(find(&["vip"]).await, [two]);
     let info = repository.info(&one).await.unwrap().unwrap();
     assert_eq!((info.tags, info.version), (vec![odd], version(3)));
@@ -224,7 +260,10 @@ pub async fn a_list_is_stable_while_others_write<F: Fixture>(fixture: &F) {
         // Writes before and behind the cursor, to old and to new streams.
         store.append(raw(there[0], [added(1)])).await.unwrap();
         store.append(raw(there[24], [added(1)])).await.unwrap();
-        store.append(raw(Uuid::from_u128(listed.len() as u128), [added(1)])).await.unwrap();
+        store
+            .append(raw(Uuid::from_u128(listed.len() as u128), [added(1)]))
+            .await
+            .unwrap();
         cursor = page.next.map(|cursor| cursor.to_string());
         if cursor.is_none() {
             break;
@@ -260,7 +299,7 @@ pub async fn a_list_shows_the_wanted_states<F: Fixture>(fixture: &F) {
         assert_eq!(list(StreamQuery::new().state(state)).await, [id]);
     }
     assert_eq!(list(StreamQuery::new().key(live)).await, [live]);
-    assert_eq!(list(StreamQuery::new().key(deleted)).await, []);
+    assert!(list(StreamQuery::new().key(deleted)).await.is_empty());
 
     // A key that is no id of the type is an error, not a gap in the list.
     let stream = backstory_event::StreamId::new(Account::CATEGORY, "no uuid").unwrap();

@@ -1,5 +1,12 @@
 //! The vocabulary, as a user of the crate meets it.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may fail"
+)]
+
 use backstory_event::{
     EventId, Metadata, NewEvent, Position, Recorded, RecordedEvent, StreamId, StreamVersion,
 };

@@ -28,6 +28,7 @@ use board::{Command, Mode, Waiting};
 
 const SEEDS: u64 = 10_000;
 const STEPS: usize = 120;
+const THREADS: u64 = 4;
 const LEDGERS: [&str; 2] = ["ledger_0", "ledger_1"];
 
 #[derive(Debug, Serialize, Deserialize, Event)]
@@ -473,8 +474,14 @@ fn shut_down(store: &Store, clock: &ManualClock, processes: [Option<Process>; 2]
 
 #[test]
 fn whatever_dies_whenever_each_event_is_projected_exactly_once() {
-    for seed in 0..SEEDS {
-        let run = std::panic::catch_unwind(|| simulate(seed));
-        assert!(run.is_ok(), "seed {seed}");
-    }
+    std::thread::scope(|threads| {
+        for first in 0..THREADS {
+            threads.spawn(move || {
+                for seed in (first..SEEDS).step_by(THREADS as usize) {
+                    let run = std::panic::catch_unwind(|| simulate(seed));
+                    assert!(run.is_ok(), "seed {seed}");
+                }
+            });
+        }
+    });
 }

@@ -1,6 +1,6 @@
 //! The conformance suites on the memory store.
 
-use backstory_conformance::Fixture;
+use backstory_conformance::{Dyn, Fixture};
 use backstory_store_memory::MemoryStore;
 
 struct Memory(MemoryStore);
@@ -21,8 +21,35 @@ async fn memory() -> Memory {
     Memory(MemoryStore::new())
 }
 
-mod direct {
-    mod event_store {
-        backstory_conformance::event_store_suite!(crate::memory());
-    }
+async fn dynamic() -> Dyn<Memory> {
+    Dyn(memory().await)
+}
+
+macro_rules! suites {
+    ($($module:ident: $suite:ident)*) => {
+        mod direct {
+            $(mod $module {
+                backstory_conformance::$suite!(crate::memory());
+            })*
+        }
+
+        mod through_dyn {
+            $(mod $module {
+                backstory_conformance::$suite!(crate::dynamic());
+            })*
+        }
+    };
+}
+
+suites! {
+    event_store: event_store_suite
+    bus: bus_suite
+    subscription: subscription_suite
+    properties: property_suite
+}
+
+#[test]
+fn saboteurs_are_noticed() {
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/SABOTEURS.md");
+    backstory_conformance::saboteur::check_saboteurs(memory, list.as_ref());
 }

@@ -1,1 +1,64 @@
+//! The conformance suites on SQLite, and what only SQLite has: files, processes, disks.
 
+use backstory_conformance::{Dyn, Fixture};
+use backstory_store_sqlite::SqliteStore;
+use tempfile::TempDir;
+
+struct Sqlite {
+    directory: TempDir,
+    store: SqliteStore,
+}
+
+impl Sqlite {
+    fn url(&self) -> String {
+        format!("sqlite:{}", self.directory.path().join("log.db").display())
+    }
+}
+
+impl Fixture for Sqlite {
+    type Store = SqliteStore;
+
+    fn store(&self) -> SqliteStore {
+        self.store.clone()
+    }
+
+    async fn elsewhere(&self) -> SqliteStore {
+        SqliteStore::connect(&self.url()).await.unwrap()
+    }
+}
+
+async fn sqlite() -> Sqlite {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("log.db");
+    let store = SqliteStore::connect(path.to_str().unwrap()).await.unwrap();
+    Sqlite { directory, store }
+}
+
+async fn dynamic() -> Dyn<Sqlite> {
+    Dyn(sqlite().await)
+}
+
+macro_rules! suites {
+    ($($module:ident: $suite:ident)*) => {
+        mod direct {
+            $(mod $module {
+                backstory_conformance::$suite!(crate::sqlite());
+            })*
+        }
+
+        mod through_dyn {
+            $(mod $module {
+                backstory_conformance::$suite!(crate::dynamic());
+            })*
+        }
+    };
+}
+
+suites! {
+    event_store: event_store_suite
+    subscription: subscription_suite
+    properties: property_suite
+    snapshots: snapshots_suite
+    repository: repository_suite
+    commands: commands_suite
+}

@@ -23,12 +23,12 @@ use tokio::{
 };
 
 /// Longer than anything may take on a busy machine; no test waits for it to pass.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub const RECEIPT: &str = "x-backstory-receipt";
+pub(crate) const RECEIPT: &str = "x-backstory-receipt";
 
 /// The program, without the environment's own database.
-pub fn todo(place: &[&str]) -> Command {
+pub(crate) fn todo(place: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_todo"));
     command.args(place).env_remove("DATABASE_URL").env_remove("RUST_LOG");
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -36,13 +36,13 @@ pub fn todo(place: &[&str]) -> Command {
 }
 
 /// Runs a sub-command to its end.
-pub async fn run(place: &[&str], arguments: &[&str]) -> Output {
+pub(crate) async fn run(place: &[&str], arguments: &[&str]) -> Output {
     let output = todo(place).args(arguments).output();
     timeout(LONG, output).await.expect("the program hangs").expect("the program starts")
 }
 
 /// Runs a sub-command that must succeed, and returns what it printed.
-pub async fn ok(place: &[&str], arguments: &[&str]) -> String {
+pub(crate) async fn ok(place: &[&str], arguments: &[&str]) -> String {
     let output = run(place, arguments).await;
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "todo {arguments:?}: {errors}");
@@ -50,58 +50,58 @@ pub async fn ok(place: &[&str], arguments: &[&str]) -> String {
 }
 
 /// Runs a sub-command that must fail, and returns what it said.
-pub async fn refused(place: &[&str], arguments: &[&str]) -> String {
+pub(crate) async fn refused(place: &[&str], arguments: &[&str]) -> String {
     let output = run(place, arguments).await;
     assert!(!output.status.success(), "todo {arguments:?} succeeded");
     String::from_utf8(output.stderr).expect("UTF-8")
 }
 
 /// The events of a database, as `todo events --json` shows them.
-pub async fn events(place: &[&str]) -> Vec<Value> {
+pub(crate) async fn events(place: &[&str]) -> Vec<Value> {
     let lines = ok(place, &["events", "--json"]).await;
     lines.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
 }
 
 /// Arguments that keep the lists in this folder.
-pub fn data(folder: &Path) -> [&str; 2] {
+pub(crate) fn data(folder: &Path) -> [&str; 2] {
     ["--data", folder.to_str().expect("UTF-8")]
 }
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     _stdout: BufReader<ChildStdout>,
-    pub address: String,
+    pub(crate) address: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// What a server answered.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    pub fn receipt(&self) -> String {
+    pub(crate) fn receipt(&self) -> String {
         let receipt = self.headers.get(RECEIPT).unwrap_or_else(|| panic!("no receipt: {self:?}"));
         receipt.to_str().expect("ASCII").to_owned()
     }
 
     /// The id of what was created.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         assert_eq!(self.status, StatusCode::CREATED, "{self:?}");
         self.json()["id"].as_str().expect("an id").to_owned()
     }
 
     /// Expects problem details with this status and code.
     #[track_caller]
-    pub fn is_problem(&self, status: u16, code: &str) {
+    pub(crate) fn is_problem(&self, status: u16, code: &str) {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json");
         let problem = self.json();
@@ -115,12 +115,16 @@ impl Answer {
 
 impl Server {
     /// Starts a server on a free port.
-    pub async fn start(place: &[&str]) -> Self {
+    pub(crate) async fn start(place: &[&str]) -> Self {
         Self::start_on(place, 0).await
     }
 
-    pub async fn start_on(place: &[&str], port: u16) -> Self {
-        let mut command = todo(place);
+    pub(crate) async fn start_on(place: &[&str], port: u16) -> Self {
+        Self::spawn(todo(place), port).await
+    }
+
+    /// Starts the program, which writes its log where the caller said.
+    pub(crate) async fn spawn(mut command: Command, port: u16) -> Self {
         command.args(["serve", "--port", &port.to_string()]).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -136,25 +140,25 @@ impl Server {
         }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask(self.request(Method::GET, path).body(Full::default()).expect("a request")).await
     }
 
     /// Asks for what includes the change of this receipt.
-    pub async fn get_including(&self, path: &str, receipt: &str) -> Answer {
+    pub(crate) async fn get_including(&self, path: &str, receipt: &str) -> Answer {
         let request = self.request(Method::GET, path).header(RECEIPT, receipt);
         self.ask(request.body(Full::default()).expect("a request")).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.post_text(path, "application/json", body.to_string()).await
     }
 
-    pub async fn post_text(&self, path: &str, kind: &str, body: String) -> Answer {
+    pub(crate) async fn post_text(&self, path: &str, kind: &str, body: String) -> Answer {
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, kind);
         self.ask(request.body(Full::from(body)).expect("a request")).await
     }
@@ -172,7 +176,7 @@ impl Server {
     }
 
     /// Listens as a page does.
-    pub async fn listen(&self) -> Events {
+    pub(crate) async fn listen(&self) -> Events {
         let request = self.request(Method::GET, "/api/events").body(Full::default());
         let answer = self.client.request(request.expect("a request"));
         let answer = timeout(LONG, answer).await.expect("an answer in time").expect("an answer");
@@ -182,12 +186,12 @@ impl Server {
     }
 
     /// Ends it as a crash does.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it can be killed");
     }
 
     /// Asks it to stop, and returns its exit code.
-    pub async fn terminate(mut self, signal: &str) -> Option<i32> {
+    pub(crate) async fn terminate(mut self, signal: &str) -> Option<i32> {
         let pid = self.child.id().expect("it runs").to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status().await;
         assert!(sent.expect("kill runs").success());
@@ -198,21 +202,21 @@ impl Server {
 
 /// One server-sent event.
 #[derive(Debug)]
-pub struct Message {
-    pub name: String,
-    pub id: String,
-    pub data: Value,
+pub(crate) struct Message {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) data: Value,
 }
 
 /// A stream of server-sent events.
-pub struct Events {
+pub(crate) struct Events {
     body: UnsyncBoxBody<Bytes, String>,
     buffer: String,
 }
 
 impl Events {
     /// The next message; `None` when the server has ended the stream.
-    pub async fn next(&mut self) -> Option<Message> {
+    pub(crate) async fn next(&mut self) -> Option<Message> {
         loop {
             while let Some(end) = self.buffer.find("\n\n") {
                 let block: String = self.buffer.drain(..end + 2).collect();
@@ -233,7 +237,7 @@ impl Events {
 
     /// The next message, which must be there and have this name.
     #[track_caller]
-    pub fn expect(&mut self, name: &'static str) -> impl Future<Output = Message> {
+    pub(crate) fn expect(&mut self, name: &'static str) -> impl Future<Output = Message> {
         async move {
             let message = self.next().await.expect("the stream goes on");
             assert_eq!(message.name, name, "{message:?}");

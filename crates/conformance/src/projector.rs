@@ -1,0 +1,52 @@
+//! What a projector does on every store.
+
+mod ledger;
+mod delivery;
+mod lifecycle;
+mod schedules;
+mod waiting;
+
+pub use delivery::*;
+pub use lifecycle::*;
+pub use schedules::*;
+pub use waiting::*;
+
+/// One test per case of the suite of the projector.
+#[macro_export]
+macro_rules! projector_suite {
+    ($make:expr) => {
+        $crate::cases!($make, $crate::projector, [
+            each_event_is_projected_exactly_once
+            an_event_that_does_not_decode_is_an_error_and_never_dropped
+            unknown_names_are_never_decoded
+            erased_events_are_passed_over
+            parts_of_a_split_event_stay_together
+            two_projectors_share_one_projection
+            many_projections_share_one_projector
+            a_restart_projects_nothing_old
+            a_changed_past_stops_the_projection
+            a_failing_batch_leaves_nothing_and_is_tried_again
+            a_panic_is_a_failure_like_others
+            a_debounce_makes_one_batch_of_many
+            the_cap_holds_under_steady_traffic
+            a_full_batch_does_not_wait
+            a_periodic_projection_runs_once_in_each_interval
+            a_trigger_runs_a_projection_now
+            waiting_ends_the_debounce
+            waiting_concerns_those_who_want_the_events
+            waiting_for_a_failing_projection_gets_its_error
+            waiting_for_a_paused_projection_gets_an_error
+            waiting_in_vain_ends_with_the_deadline
+            a_foreign_receipt_is_refused
+            a_receipt_is_awaited_in_another_process
+            a_reset_builds_the_read_model_again
+            a_reset_calls_the_projection
+            a_paused_projection_rests_until_it_is_resumed
+            a_shutdown_projects_what_was_collected
+            a_shutdown_says_what_is_left
+            a_shutdown_ends_with_its_grace
+            a_checkpoint_also_passes_events_of_others
+            names_are_checked_at_the_start
+        ]);
+    };
+}

@@ -106,7 +106,11 @@ impl CommandBus {
             dispatch_id = %dispatch,
             attempts = tracing::field::Empty,
         );
-        self.run(command, context, dispatch).instrument(span).await
+        let mut attempts = 0;
+        let run = self.run(command, context, dispatch, &mut attempts);
+        let outcome = run.instrument(span.clone()).await;
+        span.record("attempts", attempts);
+        outcome
     }
 
     async fn run<C>(
@@ -114,6 +118,7 @@ impl CommandBus {
         command: C,
         context: CommandContext,
         dispatch: Uuid,
+        attempts: &mut u32,
     ) -> Result<Appended, CommandError>
     where
         C: Command,
@@ -126,10 +131,9 @@ impl CommandBus {
             repository = repository.with_options(options);
         }
         let repository = repository.with_metadata(context.into_metadata(dispatch));
-        let mut attempts = 0_u32;
         let outcome = repository
             .update(command.aggregate_id(), |loaded| {
-                attempts += 1;
+                *attempts += 1;
                 if !expected.accepts(loaded.version()) {
                     return Err(Refusal::Unexpected(Conflict::Version {
                         stream: loaded.stream().clone(),
@@ -142,7 +146,6 @@ impl CommandBus {
                 Ok(())
             })
             .await;
-        tracing::Span::current().record("attempts", attempts);
         match outcome {
             Ok(((), receipt)) => Ok(receipt),
             Err(UpdateError::Rejected(Refusal::Rejected(error))) => {

@@ -12,6 +12,7 @@ mod error;
 mod given;
 
 pub use backstory_aggregate::{Aggregate, RepositoryOptions};
+#[cfg(feature = "macros")]
 pub use backstory_macros::{Command, Reject};
 pub use bus::CommandBus;
 pub use command::{Command, Handle, Reject};

@@ -58,9 +58,20 @@ fn is_quiet(subscription: &mut BusSubscription) -> bool {
 }
 
 async fn mixed(store: &impl EventStore) {
-    let append = any(&stream("todo", "1"), [event("todo.added").with_tag(tag("red")), event("todo.done")])
-        .and(stream("list", "1"), ExpectedVersion::Any, [event("list.opened").with_tag(tag("red"))])
-        .and(stream("todo", "2"), ExpectedVersion::Any, [event("todo.added"), event("todone")]);
+    let append = any(
+        &stream("todo", "1"),
+        [event("todo.added").with_tag(tag("red")), event("todo.done")],
+    )
+    .and(
+        stream("list", "1"),
+        ExpectedVersion::Any,
+        [event("list.opened").with_tag(tag("red"))],
+    )
+    .and(
+        stream("todo", "2"),
+        ExpectedVersion::Any,
+        [event("todo.added"), event("todone")],
+    );
     within(store.append(append)).await.unwrap();
 }
 
@@ -77,11 +88,23 @@ pub async fn topics_choose_names_prefixes_categories_and_tags<F: Fixture>(fixtur
         (fed.on("never.*"), vec![]),
         (fed.on_filter(EventFilter::category("list")), vec![3]),
         (fed.on_filter(EventFilter::tag(tag("red"))), vec![1, 3]),
-        (fed.on_filter(EventFilter::stream(stream("todo", "2"))), vec![4, 5]),
-        (fed.on_filter(item().names(["todo.done", "list.opened", "never"])), vec![2, 3]),
-        (fed.on_filter(item().name("todo.added").tag(tag("red"))), vec![1]),
+        (
+            fed.on_filter(EventFilter::stream(stream("todo", "2"))),
+            vec![4, 5],
+        ),
+        (
+            fed.on_filter(item().names(["todo.done", "list.opened", "never"])),
+            vec![2, 3],
+        ),
+        (
+            fed.on_filter(item().name("todo.added").tag(tag("red"))),
+            vec![1],
+        ),
         (fed.on_filter(EventFilter::none()), vec![]),
-        (fed.bus.subscribe(Topic::Prefix(String::new())), vec![1, 2, 3, 4, 5]),
+        (
+            fed.bus.subscribe(Topic::Prefix(String::new())),
+            vec![1, 2, 3, 4, 5],
+        ),
     ];
     let mut last = fed.on("last");
     mixed(&store).await;
@@ -127,11 +150,20 @@ pub async fn order_is_kept_across_names_and_streams<F: Fixture>(fixture: &F) {
     let mut several = fed.on_filter(FilterItem::new().names(["a", "c", "d"]));
     let writers: Vec<_> = (0..8)
         .map(|writer| {
-            let store = if writer % 2 == 0 { store.clone() } else { other.clone() };
+            let store = if writer % 2 == 0 {
+                store.clone()
+            } else {
+                other.clone()
+            };
             Background::spawn(async move {
                 for round in 0..10 {
                     let name = names_of[(writer + round) % 4];
-                    put(&store, &stream("writer", &writer.to_string()), &[name, "b", "d"]).await;
+                    put(
+                        &store,
+                        &stream("writer", &writer.to_string()),
+                        &[name, "b", "d"],
+                    )
+                    .await;
                 }
             })
         })
@@ -142,7 +174,10 @@ pub async fn order_is_kept_across_names_and_streams<F: Fixture>(fixture: &F) {
     let stored = log(&store).await;
     assert_eq!(stored.len(), 240);
     assert_eq!(ids(&take(&mut all, 240).await), ids(&stored));
-    let wanted: Vec<_> = stored.into_iter().filter(|event| event.name() != "b").collect();
+    let wanted: Vec<_> = stored
+        .into_iter()
+        .filter(|event| event.name() != "b")
+        .collect();
     assert_eq!(ids(&take(&mut several, wanted.len()).await), ids(&wanted));
 }
 
@@ -207,7 +242,10 @@ async fn with_log(
                 seen.push(event);
             }
             Delivery::Missed { after, up_to } => {
-                assert!(after >= reached && up_to > after, "what was seen is not missed");
+                assert!(
+                    after >= reached && up_to > after,
+                    "what was seen is not missed"
+                );
                 let query = EventQuery::new(filter.clone()).after(after).up_to(up_to);
                 seen.extend(read(store, query).await);
                 reached = up_to;
@@ -230,7 +268,11 @@ pub async fn a_slow_subscriber_learns_what_it_missed<F: Fixture>(fixture: &F) {
     let mut total = 0;
     for round in 0..3 {
         for _ in 0..10 {
-            let some = [event("a"), event("b").with_tag(tag("red")), event("c").with_tag(tag("red"))];
+            let some = [
+                event("a"),
+                event("b").with_tag(tag("red")),
+                event("c").with_tag(tag("red")),
+            ];
             within(store.append(any(&todo, some))).await.unwrap();
             // The publisher and the fast subscriber do not wait for the slow ones.
             take(&mut fast, 3).await;
@@ -239,8 +281,7 @@ pub async fn a_slow_subscriber_learns_what_it_missed<F: Fixture>(fixture: &F) {
         let stored = log(&store).await;
         assert_eq!(stored.len(), total);
         let from = position(round * 30);
-        let (seen, missed) =
-            with_log(&mut slow, &store, EventFilter::all(), position(total)).await;
+        let (seen, missed) = with_log(&mut slow, &store, EventFilter::all(), position(total)).await;
         assert_eq!((ids(&seen), missed), (ids(&stored[round * 30..]), 1));
         let (seen, missed) =
             with_log(&mut slow_and_choosy, &store, red.clone(), position(total)).await;

@@ -27,6 +27,8 @@ use crate::{
     },
 };
 
+mod spans;
+
 /// One test per case of the suite of commands.
 #[macro_export]
 macro_rules! commands_suite {
@@ -49,6 +51,7 @@ macro_rules! commands_suite {
             an_unknown_event_fails_the_command
             a_bus_uses_the_repository_that_it_got
             all_concurrent_commands_count
+            a_dispatch_is_traced
         ]);
     };
 }
@@ -365,4 +368,21 @@ pub async fn all_concurrent_commands_count<F: Fixture>(fixture: &F) {
     }
     let repository = Repository::<Account>::new(&fixture.store());
     assert_eq!(repository.load(&id).await.unwrap().balance, 96);
+}
+
+pub async fn a_dispatch_is_traced<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let other = Fault::Overtake(raw(id, [added(1)]));
+    let bus = CommandBus::new(&Faulty::new(store, [other]));
+    let spans = spans::Spans::default();
+    let listening = tracing::subscriber::set_default(spans.clone());
+    bus.dispatch(Deposit::new(id, 5)).await.unwrap();
+    drop(listening);
+    let fields = spans.take("backstory.command.dispatch");
+    assert_eq!(fields["command"], "account.deposit");
+    assert_eq!(fields["aggregate"], "account");
+    assert_eq!(fields["id"], id.to_string());
+    assert_eq!(fields["attempts"], "2");
+    assert!(fields["dispatch_id"].parse::<Uuid>().is_ok());
 }

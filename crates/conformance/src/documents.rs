@@ -1,8 +1,8 @@
 //! What every store of documents must do.
 
 use backstory_event::{
-    Append, Checkpoint, EventId, EventStore, ExpectedVersion, Lifecycle, NewEvent, Payload, Position,
-    StreamId,
+    Append, Checkpoint, EventId, EventStore, ExpectedVersion, Lifecycle, NewEvent, Payload,
+    Position, StreamId,
 };
 use backstory_projection::{
     Checkpoints, Collection, CommitError, DocumentKey, DocumentList, DocumentPage, DocumentReader,
@@ -50,8 +50,25 @@ const NOTES: Collection = Collection::named("notes").indexed("rank").indexed("li
 
 /// Keys in byte order: letters of any language, and what means something to SQL and JSON.
 const ODD_KEYS: [&str; 19] = [
-    " ", "\"", "\"quoted\"", "%", "'", "(", "--", "/", "10", "9", "B", "\\", "_", "a", "aa", "b",
-    "ä", "日本", "😀",
+    " ",
+    "\"",
+    "\"quoted\"",
+    "%",
+    "'",
+    "(",
+    "--",
+    "/",
+    "10",
+    "9",
+    "B",
+    "\\",
+    "_",
+    "a",
+    "aa",
+    "b",
+    "ä",
+    "日本",
+    "😀",
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,12 +114,18 @@ async fn put<S: DocumentStore + Checkpoints + Clone>(
 ) {
     let mut docs = documents(store);
     for (key, document) in entries {
-        docs.put(collection, &key.to_string(), &document).await.unwrap();
+        docs.put(collection, &key.to_string(), &document)
+            .await
+            .unwrap();
     }
     commit(store, "notes", docs.into_writes()).await;
 }
 
-async fn get<S: DocumentStore + Clone>(store: &S, collection: &'static str, key: &str) -> Option<Value> {
+async fn get<S: DocumentStore + Clone>(
+    store: &S,
+    collection: &'static str,
+    key: &str,
+) -> Option<Value> {
     let reader = DocumentReader::from(store);
     within(reader.get(collection, key)).await.unwrap()
 }
@@ -158,7 +181,12 @@ pub async fn what_is_put_comes_back<F: Fixture>(fixture: &F) {
         json!([1, [2, {}], []]),
         json!({ "b": { "a": null }, "": "empty name", "%": 1 }),
     ];
-    put(&store, Collection::named("bodies"), bodies.iter().enumerate()).await;
+    put(
+        &store,
+        Collection::named("bodies"),
+        bodies.iter().enumerate(),
+    )
+    .await;
     for (key, body) in bodies.into_iter().enumerate() {
         assert_eq!(get(&store, "bodies", &key.to_string()).await, Some(body));
     }
@@ -168,7 +196,11 @@ pub async fn what_is_not_there_is_none<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     assert_eq!(get(&store, "nowhere", "a").await, None);
     assert!(keys(&store, List::of("nowhere")).await.is_empty());
-    assert!(keys(&store, List::of("nowhere").ordered_by("rank")).await.is_empty());
+    assert!(
+        keys(&store, List::of("nowhere").ordered_by("rank"))
+            .await
+            .is_empty()
+    );
     assert_eq!(store.get_documents(&[]).await.unwrap(), []);
     put(&store, NOTES, [("a", note(1, "x"))]).await;
     assert_eq!(get(&store, "notes", "b").await, None);
@@ -239,7 +271,22 @@ pub async fn keys_are_listed_in_byte_order<F: Fixture>(fixture: &F) {
 pub async fn a_prefix_is_text_and_no_pattern<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let all = [
-        "%", "%a", "A", "\\", "\\%", "_", "__", "a", "a%", "a%b", "a_", "ab", "b", "ä", "äb", "\u{10ffff}",
+        "%",
+        "%a",
+        "A",
+        "\\",
+        "\\%",
+        "_",
+        "__",
+        "a",
+        "a%",
+        "a%b",
+        "a_",
+        "ab",
+        "b",
+        "ä",
+        "äb",
+        "\u{10ffff}",
         "\u{10ffff}a",
     ];
     put(&store, Collection::named("odd"), all.map(|key| (key, 1))).await;
@@ -310,16 +357,23 @@ pub async fn an_index_holds_all_kinds_of_values_in_order<F: Fixture>(fixture: &F
     ];
     const KINDS: Collection = Collection::named("kinds").indexed("at");
     let documents = ascending.iter().enumerate().rev();
-    let documents = documents.map(|(number, value)| (format!("{:02}", 99 - number), json!({ "at": value })));
+    let documents =
+        documents.map(|(number, value)| (format!("{:02}", 99 - number), json!({ "at": value })));
     put(&store, KINDS, documents).await;
-    let expected: Vec<_> = (0..ascending.len()).map(|n| format!("{:02}", 99 - n)).collect();
+    let expected: Vec<_> = (0..ascending.len())
+        .map(|n| format!("{:02}", 99 - n))
+        .collect();
     for limit in [1, 4, 100] {
         let list = List::of(KINDS).ordered_by("at").limit(limit);
         assert_eq!(keys(&store, list).await, expected);
     }
     for (number, value) in ascending.iter().enumerate() {
         let list = List::of(KINDS).field("at", value);
-        assert_eq!(keys(&store, list).await, [format!("{:02}", 99 - number)], "{value}");
+        assert_eq!(
+            keys(&store, list).await,
+            [format!("{:02}", 99 - number)],
+            "{value}"
+        );
     }
 }
 
@@ -344,7 +398,11 @@ pub async fn equals_finds_exactly_one_value<F: Fixture>(fixture: &F) {
         assert_eq!(keys(&store, list("x").prefix("c")).await, ["c"]);
     }
     assert_eq!(keys(&store, List::of(NOTES).field("rank", &2)).await, ["b"]);
-    assert!(keys(&store, List::of(NOTES).field("rank", "2")).await.is_empty());
+    assert!(
+        keys(&store, List::of(NOTES).field("rank", "2"))
+            .await
+            .is_empty()
+    );
 }
 
 pub async fn an_index_follows_its_documents<F: Fixture>(fixture: &F) {
@@ -353,27 +411,43 @@ pub async fn an_index_follows_its_documents<F: Fixture>(fixture: &F) {
     put(&store, NOTES, [("a", note(3, "y"))]).await;
     let by_rank = || List::of(NOTES).ordered_by("rank");
     assert_eq!(keys(&store, by_rank()).await, ["b", "a"]);
-    assert_eq!(keys(&store, List::of(NOTES).field("list", "x")).await, ["b"]);
+    assert_eq!(
+        keys(&store, List::of(NOTES).field("list", "x")).await,
+        ["b"]
+    );
     let mut docs = documents(&store);
     docs.delete(NOTES, "b").await.unwrap();
     docs.put(NOTES, "a", &json!({ "list": "y" })).await.unwrap();
     commit(&store, "notes", docs.into_writes()).await;
     assert!(keys(&store, by_rank()).await.is_empty());
-    assert_eq!(keys(&store, List::of(NOTES).field("list", "y")).await, ["a"]);
+    assert_eq!(
+        keys(&store, List::of(NOTES).field("list", "y")).await,
+        ["a"]
+    );
 }
 
 pub async fn documents_without_the_field_are_left_out<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let bodies = [("a", json!({ "rank": 1 })), ("b", json!({})), ("c", json!({ "rank": null }))];
+    let bodies = [
+        ("a", json!({ "rank": 1 })),
+        ("b", json!({})),
+        ("c", json!({ "rank": null })),
+    ];
     put(&store, NOTES, bodies).await;
-    assert_eq!(keys(&store, List::of(NOTES).ordered_by("rank")).await, ["c", "a"]);
+    assert_eq!(
+        keys(&store, List::of(NOTES).ordered_by("rank")).await,
+        ["c", "a"]
+    );
     assert_eq!(keys(&store, List::of(NOTES)).await, ["a", "b", "c"]);
 }
 
 pub async fn pages_hold_everything_once<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let expected: Vec<_> = (0..250).map(|number| format!("k{number:03}")).collect();
-    let notes = expected.iter().zip(0..).map(|(key, n)| (key, note(n % 7, "x")));
+    let notes = expected
+        .iter()
+        .zip(0..)
+        .map(|(key, n)| (key, note(n % 7, "x")));
     put(&store, NOTES, notes).await;
     for limit in [1, 49, 50, 249, 250, 251] {
         assert_eq!(keys(&store, List::of(NOTES).limit(limit)).await, expected);
@@ -409,7 +483,11 @@ pub async fn a_cursor_stays_right_while_others_write<F: Fixture>(fixture: &F) {
         // The text of a cursor is what travels to the reader and back.
         let cursor = page.next.unwrap().to_string().parse().unwrap();
         // Before, at and behind the cursor: come and go.
-        let come = [("k00", note(0, "x")), ("k145", note(14, "y")), ("k99", note(99, "x"))];
+        let come = [
+            ("k00", note(0, "x")),
+            ("k145", note(14, "y")),
+            ("k99", note(99, "x")),
+        ];
         put(&store, NOTES, come).await;
         let mut docs = documents(&store);
         for gone in ["k10", "k14", "k17"] {
@@ -417,8 +495,10 @@ pub async fn a_cursor_stays_right_while_others_write<F: Fixture>(fixture: &F) {
         }
         commit(&store, "notes", docs.into_writes()).await;
         let rest = keys(&store, list.clone().limit(100)).await;
-        let page: DocumentPage<Note> =
-            reader.list(list.limit(100).after(Some(cursor))).await.unwrap();
+        let page: DocumentPage<Note> = reader
+            .list(list.limit(100).after(Some(cursor)))
+            .await
+            .unwrap();
         let found: Vec<_> = page.items.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(found, ["k145", "k15", "k16", "k18", "k19", "k99"]);
         assert_eq!(rest[rest.len() - 6..], found);
@@ -435,7 +515,10 @@ pub async fn a_cursor_stays_right_while_others_write<F: Fixture>(fixture: &F) {
 pub async fn a_commit_moves_the_checkpoint_also_without_documents<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let name = "odd name % \" ä";
-    assert_eq!(store.load_progress(name).await.unwrap(), Progress::start(name));
+    assert_eq!(
+        store.load_progress(name).await.unwrap(),
+        Progress::start(name)
+    );
     let first = commit(&store, name, Vec::new()).await;
     assert_eq!(store.load_progress(name).await.unwrap(), first);
     let second = commit(&store, name, vec![one("a", "b", 1)]).await;
@@ -465,9 +548,14 @@ pub async fn a_fenced_commit_writes_nothing<F: Fixture>(fixture: &F) {
             let writes = vec![
                 one("a", "new", 1),
                 one("b", "new", 1),
-                DocumentWrite::Delete { key: place("a", "kept") },
+                DocumentWrite::Delete {
+                    key: place("a", "kept"),
+                },
             ];
-            let step = Step { from: from.clone(), to };
+            let step = Step {
+                from: from.clone(),
+                to,
+            };
             assert_fenced(within(store.commit_documents(writes, &step)).await, "notes");
         }
     }
@@ -476,22 +564,42 @@ pub async fn a_fenced_commit_writes_nothing<F: Fixture>(fixture: &F) {
     assert_eq!(get(&store, "a", "new").await, None);
     assert_eq!(get(&store, "b", "new").await, None);
     // The first step of a projection can be fenced too.
-    let from = Progress { epoch: 3, ..Progress::start("another") };
-    let step = Step { to: Target::Advance(further(&from)), from };
+    let from = Progress {
+        epoch: 3,
+        ..Progress::start("another")
+    };
+    let step = Step {
+        to: Target::Advance(further(&from)),
+        from,
+    };
     assert_fenced(store.commit_documents(Vec::new(), &step).await, "another");
-    assert_eq!(store.load_progress("another").await.unwrap(), Progress::start("another"));
+    assert_eq!(
+        store.load_progress("another").await.unwrap(),
+        Progress::start("another")
+    );
 }
 
 pub async fn a_commit_from_before_a_reset_is_fenced<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let start = store.load_progress("notes").await.unwrap();
-    let step = Step { from: start.clone(), to: Target::Reset };
+    let step = Step {
+        from: start.clone(),
+        to: Target::Reset,
+    };
     store.commit_documents(Vec::new(), &step).await.unwrap();
     let progress = store.load_progress("notes").await.unwrap();
-    assert_eq!((progress.checkpoint, progress.epoch), (Checkpoint::START, 1));
+    assert_eq!(
+        (progress.checkpoint, progress.epoch),
+        (Checkpoint::START, 1)
+    );
     // At the same place, but of another time.
-    let step = Step { to: Target::Advance(further(&start)), from: start };
-    let late = store.commit_documents(vec![one("a", "late", 1)], &step).await;
+    let step = Step {
+        to: Target::Advance(further(&start)),
+        from: start,
+    };
+    let late = store
+        .commit_documents(vec![one("a", "late", 1)], &step)
+        .await;
     assert_fenced(late, "notes");
     assert_eq!(get(&store, "a", "late").await, None);
 }
@@ -501,9 +609,16 @@ pub async fn of_many_commits_at_once_one_wins<F: Fixture>(fixture: &F) {
     for round in 0..10 {
         let from = here.load_progress("notes").await.unwrap();
         let attempts = (0..8).map(|number| {
-            let store = if number % 2 == 0 { here.clone() } else { there.clone() };
+            let store = if number % 2 == 0 {
+                here.clone()
+            } else {
+                there.clone()
+            };
             let to = Target::Advance(further(&from));
-            let step = Step { from: from.clone(), to };
+            let step = Step {
+                from: from.clone(),
+                to,
+            };
             let key = format!("{round}-{number}");
             let writes = vec![one("a", "winner", number), one("a", &key, number)];
             async move { (number, store.commit_documents(writes, &step).await, step) }
@@ -540,7 +655,10 @@ pub async fn projections_do_not_fence_each_other<F: Fixture>(fixture: &F) {
     });
     within(futures::future::join_all(attempts)).await;
     for number in 0..10 {
-        let progress = store.load_progress(&format!("projection-{number}")).await.unwrap();
+        let progress = store
+            .load_progress(&format!("projection-{number}"))
+            .await
+            .unwrap();
         assert_eq!(progress.checkpoint.position, Position::new(5));
     }
 }
@@ -550,9 +668,14 @@ pub async fn a_reset_empties_only_its_own_collections<F: Fixture>(fixture: &F) {
     commit(&store, "mine", vec![one("a", "1", 1), one("b", "1", 1)]).await;
     commit(&store, "other", vec![one("c", "1", 1)]).await;
     let from = store.load_progress("mine").await.unwrap();
-    let step = Step { from, to: Target::Reset };
+    let step = Step {
+        from,
+        to: Target::Reset,
+    };
     // What is written with a reset is there after it.
-    within(store.commit_documents(vec![one("a", "2", 2)], &step)).await.unwrap();
+    within(store.commit_documents(vec![one("a", "2", 2)], &step))
+        .await
+        .unwrap();
     assert_eq!(store.load_progress("mine").await.unwrap(), step.result());
     assert_eq!(step.result().epoch, 1);
     assert_eq!(keys(&store, List::of("a")).await, ["2"]);
@@ -563,12 +686,25 @@ pub async fn a_reset_empties_only_its_own_collections<F: Fixture>(fixture: &F) {
     // And again, with an index.
     put(&store, NOTES, [("n", note(1, "x"))]).await;
     let from = store.load_progress("notes").await.unwrap();
-    let step = Step { from, to: Target::Reset };
-    within(store.commit_documents(Vec::new(), &step)).await.unwrap();
-    assert!(keys(&store, List::of(NOTES).ordered_by("rank")).await.is_empty());
+    let step = Step {
+        from,
+        to: Target::Reset,
+    };
+    within(store.commit_documents(Vec::new(), &step))
+        .await
+        .unwrap();
+    assert!(
+        keys(&store, List::of(NOTES).ordered_by("rank"))
+            .await
+            .is_empty()
+    );
     put(&store, NOTES, [("n", note(2, "x"))]).await;
     assert_eq!(keys(&store, List::of(NOTES).field("rank", &2)).await, ["n"]);
-    assert!(keys(&store, List::of(NOTES).field("rank", &1)).await.is_empty());
+    assert!(
+        keys(&store, List::of(NOTES).field("rank", &1))
+            .await
+            .is_empty()
+    );
 }
 
 pub async fn the_progress_of_all_is_listed_by_name<F: Fixture>(fixture: &F) {
@@ -607,13 +743,18 @@ pub async fn five_thousand_documents_go_into_one_commit<F: Fixture>(fixture: &F)
     assert!(by_rank.is_sorted());
     // All of them again, half of them gone.
     let mut docs = documents(&store);
-    docs.prefetch(NOTES, entries().map(|(key, _)| key)).await.unwrap();
+    docs.prefetch(NOTES, entries().map(|(key, _)| key))
+        .await
+        .unwrap();
     for (key, _) in entries() {
         let half = |note: Option<Note>| note.filter(|note| note.rank % 2 == 0);
         docs.update(NOTES, &key, half).await.unwrap();
     }
     commit(&store, "notes", docs.into_writes()).await;
-    assert_eq!(keys(&store, List::of(NOTES).limit(1_000)).await.len(), 2_500);
+    assert_eq!(
+        keys(&store, List::of(NOTES).limit(1_000)).await.len(),
+        2_500
+    );
 }
 
 pub async fn an_erased_stream_takes_its_documents_along<F: Fixture>(fixture: &F) {
@@ -625,8 +766,12 @@ pub async fn an_erased_stream_takes_its_documents_along<F: Fixture>(fixture: &F)
         within(store.append(append)).await.unwrap();
     }
     let mut docs = documents(&store);
-    docs.put_owned(NOTES, "a", &gone, &note(1, "x")).await.unwrap();
-    docs.put_owned(NOTES, "b", &kept, &note(2, "x")).await.unwrap();
+    docs.put_owned(NOTES, "a", &gone, &note(1, "x"))
+        .await
+        .unwrap();
+    docs.put_owned(NOTES, "b", &kept, &note(2, "x"))
+        .await
+        .unwrap();
     docs.put(NOTES, "c", &note(3, "x")).await.unwrap();
     docs.put_owned("others", "d", &gone, &1).await.unwrap();
     docs.put_owned("others", "e", &gone, &1).await.unwrap();
@@ -644,7 +789,9 @@ pub async fn an_erased_stream_takes_its_documents_along<F: Fixture>(fixture: &F)
     assert_eq!(get(&store, "others", "d").await, None);
     assert_eq!(get(&store, "others", "e").await, Some(json!(2)));
     assert_eq!(keys(&store, List::of(NOTES)).await, ["b", "c"]);
-    assert_eq!(keys(&store, List::of(NOTES).ordered_by("rank")).await, ["b", "c"]);
+    assert_eq!(
+        keys(&store, List::of(NOTES).ordered_by("rank")).await,
+        ["b", "c"]
+    );
     assert_eq!(store.load_progress("notes").await.unwrap(), before);
 }
-

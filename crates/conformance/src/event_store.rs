@@ -9,6 +9,7 @@ pub mod content;
 pub mod idempotency;
 pub mod lifecycle;
 pub mod outcome;
+pub mod pages;
 pub mod query;
 pub mod streams;
 
@@ -107,13 +108,15 @@ macro_rules! event_store_suite {
             bounds_of_versions_hold
             bounds_of_times_hold
             limits_and_directions_hold
+            many_streams_and_names_in_one_filter_are_found
+        ]);
+        $crate::cases!($make, $crate::event_store::pages, [
             pages_are_bounded_and_go_on_where_they_ended
             small_pages_meet_without_gap_or_repeat
             a_page_proves_the_log_before_it
             an_unproved_position_is_just_a_bound
             events_are_streamed_page_by_page
             what_is_stored_while_a_query_is_read_does_not_disturb_it
-            many_streams_and_names_in_one_filter_are_found
         ]);
         $crate::cases!($make, $crate::event_store::concurrency, [
             positions_are_dense_under_many_writers

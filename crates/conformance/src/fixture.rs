@@ -64,3 +64,50 @@ macro_rules! cases {
         )*
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    fn sources(folder: &Path, texts: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, texts);
+            } else {
+                texts.push(fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    /// A case that no suite names never runs.
+    #[test]
+    fn every_case_is_in_a_suite() {
+        let mut texts = Vec::new();
+        sources(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut texts,
+        );
+        let (mut written, mut listed) = (BTreeSet::new(), BTreeSet::new());
+        for text in &texts {
+            let cases = text.lines().filter_map(|line| {
+                line.strip_prefix("pub async fn ")?
+                    .split_once("<F: Fixture>(")
+                    .map(|(name, _)| name)
+            });
+            written.extend(cases);
+            for list in text.split("$crate::cases!(").skip(1) {
+                let names = list.split(']').next().and_then(|list| list.split_once('['));
+                listed.extend(
+                    names
+                        .map(|(_, names)| names)
+                        .unwrap_or_default()
+                        .split_whitespace(),
+                );
+            }
+        }
+        assert!(written.len() > 100, "{} cases", written.len());
+        let forgotten: Vec<_> = written.difference(&listed).collect();
+        assert!(forgotten.is_empty(), "in no suite: {forgotten:?}");
+    }
+}

@@ -193,7 +193,7 @@ impl Dice {
     }
 
     /// SplitMix64: small, and good enough to choose among alternatives.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -202,7 +202,7 @@ impl Dice {
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(bound.max(1)).unwrap()).unwrap()
+        usize::try_from(self.roll() % u64::try_from(bound.max(1)).unwrap()).unwrap()
     }
 
     /// True once in `times`.

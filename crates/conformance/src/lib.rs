@@ -4,9 +4,13 @@
 //!
 //! ```text
 //! mod event_store {
-//!     backstory_conformance::event_store_suite!(super::fixture());
+//!     backstory_conformance::event_store_suite!(crate::fixture());
 //! }
 //! ```
+//!
+//! Each case becomes one test with a fixture, and so a store, of its own. With a function that
+//! makes [`Dyn`] fixtures the same cases run through `Arc<dyn …>`. `SABOTEURS.md` beside this
+//! crate's manifest says which case notices which broken promise.
 
 #![allow(
     missing_docs,
@@ -16,18 +20,18 @@
     reason = "test code: each case's name says what it asserts"
 )]
 
-pub mod commands;
 pub mod bus;
+pub mod commands;
 pub mod documents;
 pub mod event_store;
 mod fixture;
 pub mod kit;
-pub mod properties;
 pub mod projector;
+pub mod properties;
 pub mod repository;
 pub mod saboteur;
 pub mod seats;
-pub mod subscription;
 pub mod snapshots;
+pub mod subscription;
 
 pub use fixture::{CompleteStore, Dyn, Fixture};

@@ -1,7 +1,7 @@
 //! What a projector does on every store.
 
-mod ledger;
 mod delivery;
+pub mod ledger;
 mod lifecycle;
 mod schedules;
 mod waiting;

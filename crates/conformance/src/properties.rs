@@ -19,7 +19,9 @@ use model::{Model, Stored, StreamTags, same};
 type Outcome = Result<Appended, StoreErrorKind>;
 
 async fn send(store: &impl EventStore, append: &Append) -> Outcome {
-    within(store.append(append.clone())).await.map_err(backstory_event::StoreError::into_kind)
+    within(store.append(append.clone()))
+        .await
+        .map_err(backstory_event::StoreError::into_kind)
 }
 
 /// The store holds exactly what the model holds.
@@ -43,7 +45,10 @@ async fn seeded_log(store: &impl EventStore) -> Vec<RecordedEvent> {
     while model.events.len() < 2_000 {
         let append = generator.filling(24);
         let (found, expected) = (send(store, &append).await, model.append(&append));
-        assert!(same(&found, &expected), "{append:?}\ngave {found:?}\ninstead of {expected:?}");
+        assert!(
+            same(&found, &expected),
+            "{append:?}\ngave {found:?}\ninstead of {expected:?}"
+        );
         if expected.is_ok() {
             tags.stored(&append);
         }
@@ -54,7 +59,11 @@ async fn seeded_log(store: &impl EventStore) -> Vec<RecordedEvent> {
 
 /// What a query means, computed from the whole list.
 fn answer(log: &[RecordedEvent], query: &EventQuery) -> Vec<RecordedEvent> {
-    let mut events: Vec<_> = log.iter().filter(|event| query.matches(event)).cloned().collect();
+    let mut events: Vec<_> = log
+        .iter()
+        .filter(|event| query.matches(event))
+        .cloned()
+        .collect();
     if query.direction == Direction::Backward {
         events.reverse();
     }
@@ -65,7 +74,10 @@ fn answer(log: &[RecordedEvent], query: &EventQuery) -> Vec<RecordedEvent> {
 pub async fn random_queries_give_what_their_filter_means<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let log = seeded_log(&store).await;
-    assert!(log.iter().any(RecordedEvent::is_erased), "the log has erased events");
+    assert!(
+        log.iter().any(RecordedEvent::is_erased),
+        "the log has erased events"
+    );
     let mut generator = Generator::new(QUERY_SEED, 6);
     let mut found_something = 0;
     for number in 0..500 {
@@ -79,7 +91,10 @@ pub async fn random_queries_give_what_their_filter_means<F: Fixture>(fixture: &F
             expected.len(),
         );
     }
-    assert!(found_something > 200, "the queries find something: {found_something}");
+    assert!(
+        found_something > 200,
+        "the queries find something: {found_something}"
+    );
 }
 
 pub async fn random_appends_have_the_outcome_of_the_model<F: Fixture>(fixture: &F) {
@@ -91,7 +106,11 @@ pub async fn random_appends_have_the_outcome_of_the_model<F: Fixture>(fixture: &
     let (mut stored, mut kinds) = (0, std::collections::BTreeSet::new());
     for number in 0..300 {
         let append = generator.append(&model);
-        let handle = if generator.dice.once_in(4) { &other } else { &store };
+        let handle = if generator.dice.once_in(4) {
+            &other
+        } else {
+            &store
+        };
         let length = model.events.len();
         let (found, expected) = (send(handle, &append).await, model.append(&append));
         assert!(
@@ -106,8 +125,22 @@ pub async fn random_appends_have_the_outcome_of_the_model<F: Fixture>(fixture: &
     }
     compare(&store, &model, &tags, "after random appends").await;
     assert!(stored > 60, "{stored} appends were stored");
-    let expected = ["claim", "condition", "deleted", "diverged", "erased", "invalid", "reused", "stored", "version"];
-    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected, "every outcome occurred");
+    let expected = [
+        "claim",
+        "condition",
+        "deleted",
+        "diverged",
+        "erased",
+        "invalid",
+        "reused",
+        "stored",
+        "version",
+    ];
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        expected,
+        "every outcome occurred"
+    );
 }
 
 fn kind_name(kind: StoreErrorKind) -> &'static str {
@@ -132,17 +165,27 @@ fn explain(model: &mut Model, tags: &mut StreamTags, appends: &[Append], outcome
     let mut others: Vec<usize> = Vec::new();
     let head = model.events.len();
     let mut order: Vec<usize> = (0..appends.len()).collect();
-    order.sort_by_key(|index| outcomes[*index].as_ref().map_or(0, |receipt| receipt.position().get()));
+    order.sort_by_key(|index| {
+        outcomes[*index]
+            .as_ref()
+            .map_or(0, |receipt| receipt.position().get())
+    });
     for index in order {
         let receipt = outcomes[index].as_ref().ok();
         let is_new = receipt.is_some_and(|receipt| {
             let first = receipt.positions.unwrap().0.get();
             let again = winners.iter().any(|winner| {
-                outcomes[*winner].as_ref().is_ok_and(|other| other.checkpoint == receipt.checkpoint)
+                outcomes[*winner]
+                    .as_ref()
+                    .is_ok_and(|other| other.checkpoint == receipt.checkpoint)
             });
             usize::try_from(first).unwrap() > head && !again
         });
-        if is_new { winners.push(index) } else { others.push(index) }
+        if is_new {
+            winners.push(index)
+        } else {
+            others.push(index)
+        }
     }
     let mut states = vec![model.clone()];
     for index in winners {
@@ -178,7 +221,11 @@ pub async fn concurrent_appends_equal_some_order_of_them<F: Fixture>(fixture: &F
         // The same one twice at once.
         appends.push(appends[0].clone());
         let sent = appends.iter().enumerate().map(|(index, append)| {
-            let handle = if index % 4 == 3 { other.clone() } else { store.clone() };
+            let handle = if index % 4 == 3 {
+                other.clone()
+            } else {
+                store.clone()
+            };
             async move { send(&handle, append).await }
         });
         let outcomes = join_all(sent).await;

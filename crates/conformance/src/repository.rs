@@ -261,18 +261,21 @@ pub async fn all_200_concurrent_updates_count<F: Fixture>(fixture: &F) {
         };
         tasks.spawn(async move {
             let repository = Repository::<Account>::new(&store).with_options(patient());
+            let mut balances = Vec::new();
             for _ in 0..25 {
                 let update = repository.update(&id, |account| {
                     account.record(added(1));
-                    Ok::<_, &str>(())
+                    Ok::<_, &str>(account.balance)
                 });
-                update.await.unwrap();
+                balances.push(update.await.unwrap().0);
             }
+            balances
         });
     }
-    while let Some(task) = tasks.join_next().await {
-        task.unwrap();
-    }
+    let mut balances: Vec<i64> = tasks.join_all().await.into_iter().flatten().collect();
+    balances.sort_unstable();
+    let all: Vec<i64> = (2..=201).collect();
+    assert_eq!(balances, all, "each update was decided on the newest state");
     let repository = Repository::<Account>::new(&fixture.store());
     let account = repository.load(&id).await.unwrap();
     assert_eq!((account.balance, account.version()), (201, version(201)));

@@ -11,6 +11,7 @@ use backstory_event::EventBus;
 
 use crate::Fixture;
 
+mod beside;
 mod bus;
 mod store;
 
@@ -67,7 +68,7 @@ sabotages! {
     2 SwapsEvents "gives events of a page in another order"
         => event_store::concurrency::positions_are_dense_under_many_writers;
     2 RepeatsAtPageBoundaries "gives the last event of a page again on the next"
-        => event_store::query::small_pages_meet_without_gap_or_repeat;
+        => event_store::pages::small_pages_meet_without_gap_or_repeat;
     2 IgnoresTheDirection "reads forward when asked for backward"
         => event_store::query::limits_and_directions_hold;
     2 GivesOneMore "gives one event more than the limit"
@@ -84,6 +85,12 @@ sabotages! {
         => event_store::outcome::who_waits_for_news_is_woken;
     4 ReordersTheBus "delivers events by name instead of by position"
         => bus::order_is_kept_across_names_and_streams;
+    5 IgnoresFences "commits a batch although another process moved the projection"
+        => documents::a_fenced_commit_writes_nothing;
+    5 WritesWhatIsFenced "writes the documents of a batch that it refuses"
+        => documents::a_fenced_commit_writes_nothing;
+    5 ForgetsCheckpoints "commits documents without their checkpoint"
+        => documents::a_commit_moves_the_checkpoint_also_without_documents;
     6 DeniesWhatItStored "says not stored after it has stored"
         => event_store::outcome::an_expired_deadline_tells_the_truth;
     7 ForgetsIds "stores the same append again"
@@ -95,9 +102,9 @@ sabotages! {
     8 SpoilsNeighbours "answers the append after a refused one with the same refusal"
         => event_store::concurrency::a_refused_append_disturbs_no_other;
     9 IgnoresProofs "reads on although the log is another one"
-        => event_store::query::a_page_proves_the_log_before_it;
+        => event_store::pages::a_page_proves_the_log_before_it;
     9 ForgetsProofs "gives checkpoints without the id of their event"
-        => event_store::query::pages_are_bounded_and_go_on_where_they_ended;
+        => event_store::pages::pages_are_bounded_and_go_on_where_they_ended;
     11 DropsWhatItCannotDecode "passes over events that it does not know"
         => event_store::content::events_that_nobody_knows_are_given_back_as_stored;
     11 BreaksOnTheUnknown "fails when it meets an event that it does not know"
@@ -108,8 +115,12 @@ sabotages! {
         => event_store::lifecycle::readers_pass_over_erased_events;
     12 SwallowsDeletes "stores a deletion without its effect"
         => event_store::lifecycle::a_deleted_stream_refuses_all_but_restore_and_erase;
+    12 KeepsSnapshots "keeps the snapshots of erased streams"
+        => snapshots::an_erased_stream_has_no_snapshots;
+    12 KeepsDocuments "keeps the documents of erased streams"
+        => documents::an_erased_stream_takes_its_documents_along;
     13 AnswersInOnePage "gives a whole answer as one page"
-        => event_store::query::pages_are_bounded_and_go_on_where_they_ended;
+        => event_store::pages::pages_are_bounded_and_go_on_where_they_ended;
     13 QueuesWithoutEnd "keeps everything for a slow subscriber"
         => bus::a_full_queue_never_blocks_the_publisher;
     13 BlocksThePublisher "waits for a slow subscriber"
@@ -125,7 +136,7 @@ sabotages! {
 }
 
 /// The invariants of the design that show at the ports of this crate.
-const VISIBLE: [u8; 11] = [1, 2, 4, 6, 7, 8, 9, 11, 12, 13, 15];
+const VISIBLE: [u8; 12] = [1, 2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15];
 
 /// A sabotage and who notices it.
 #[derive(Debug, Clone, Copy)]
@@ -155,7 +166,11 @@ pub struct Sabotaged<F> {
 
 impl<F> Sabotaged<F> {
     pub fn new(fixture: F, sabotage: Option<Sabotage>) -> Self {
-        Self { fixture, sabotage, notes: store::Notes::default() }
+        Self {
+            fixture,
+            sabotage,
+            notes: store::Notes::default(),
+        }
     }
 }
 
@@ -172,7 +187,9 @@ impl<F: Fixture> Fixture for Sabotaged<F> {
 
     fn bus(&self, capacity: usize) -> Arc<dyn EventBus> {
         let endless = self.sabotage == Some(Sabotage::QueuesWithoutEnd);
-        let bus = self.fixture.bus(if endless { usize::MAX } else { capacity });
+        let bus = self
+            .fixture
+            .bus(if endless { usize::MAX } else { capacity });
         Arc::new(bus::SaboteurBus::new(bus, self.sabotage))
     }
 }
@@ -204,10 +221,23 @@ pub fn check_saboteurs<F: Fixture>(make: impl AsyncFn() -> F, list: &Path) {
             wrong.push(format!("{} fails without any sabotage", entry.case()));
         }
         if !fails(Some(entry.sabotage)) {
-            wrong.push(format!("{} does not notice {:?}", entry.case(), entry.sabotage));
+            wrong.push(format!(
+                "{} does not notice {:?}",
+                entry.case(),
+                entry.sabotage
+            ));
         }
-        let Entry { invariant, sabotage, does, .. } = entry;
-        let _ = writeln!(table, "| {invariant} | `{sabotage:?}`: {does} | `{}` |", entry.case());
+        let Entry {
+            invariant,
+            sabotage,
+            does,
+            ..
+        } = entry;
+        let _ = writeln!(
+            table,
+            "| {invariant} | `{sabotage:?}`: {does} | `{}` |",
+            entry.case()
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for invariant in VISIBLE {
@@ -233,5 +263,8 @@ fn compare_with_file(document: &str, list: &Path) {
         return;
     }
     std::fs::write(list, document).unwrap();
-    panic!("{} was not up to date and is written anew: look at it and commit it", list.display());
+    panic!(
+        "{} was not up to date and is written anew: look at it and commit it",
+        list.display()
+    );
 }

@@ -20,7 +20,10 @@ pub const BOOKED: &str = "seat.booked";
 
 impl SeatEvent {
     pub fn taken(seat: u32) -> Self {
-        Self::Taken { seat, by: "ann".to_owned() }
+        Self::Taken {
+            seat,
+            by: "ann".to_owned(),
+        }
     }
 
     pub fn left(seat: u32) -> Self {
@@ -46,8 +49,16 @@ struct Left {
 
 impl DecodeEvent for SeatEvent {
     fn types() -> Vec<EventType> {
-        let kind = |name, shape| EventType { name, version: 1, shape, rust_type: "SeatEvent" };
-        vec![kind(TAKEN, "{ seat: u32, by: String }"), kind(LEFT, "{ seat: u32 }")]
+        let kind = |name, shape| EventType {
+            name,
+            version: 1,
+            shape,
+            rust_type: "SeatEvent",
+        };
+        vec![
+            kind(TAKEN, "{ seat: u32, by: String }"),
+            kind(LEFT, "{ seat: u32 }"),
+        ]
     }
 
     fn decode(name: &str, payload: &Payload) -> Result<Option<Self>, serde_json::Error> {

@@ -37,7 +37,11 @@ pub async fn a_subscription_catches_up_and_goes_on_live<F: Fixture>(fixture: &F)
     let total: usize = 15 + 6 * 20 * 2;
     let readers: Vec<_> = (0..4)
         .map(|reader| {
-            let store = if reader % 2 == 0 { store.clone() } else { other.clone() };
+            let store = if reader % 2 == 0 {
+                store.clone()
+            } else {
+                other.clone()
+            };
             let mut subscription = store.subscribe(Checkpoint::START, EventFilter::all());
             if reader > 1 {
                 subscription = subscription.with_page_limit(3);
@@ -47,7 +51,11 @@ pub async fn a_subscription_catches_up_and_goes_on_live<F: Fixture>(fixture: &F)
         .collect();
     let writers: Vec<_> = (0..6)
         .map(|writer| {
-            let store = if writer % 2 == 0 { store.clone() } else { other.clone() };
+            let store = if writer % 2 == 0 {
+                store.clone()
+            } else {
+                other.clone()
+            };
             Background::spawn(async move {
                 for _ in 0..20 {
                     put(&store, &stream("writer", &writer.to_string()), &["a", "b"]).await;
@@ -81,16 +89,24 @@ pub async fn a_subscription_filters_and_moves_on_when_nothing_matches<F: Fixture
         .collect();
     for round in 1..=3 {
         for key in ["1", "2"] {
-            let events = [event("added").with_tag(tag("red")), event("done"), event("added")];
-            within(store.append(any(&stream("todo", key), events))).await.unwrap();
+            let events = [
+                event("added").with_tag(tag("red")),
+                event("done"),
+                event("added"),
+            ];
+            within(store.append(any(&stream("todo", key), events)))
+                .await
+                .unwrap();
             put(&store, &stream("list", key), &["done"]).await;
         }
         let stored = log(&store).await;
         for (subscription, filter) in subscriptions.iter_mut().zip(&filters) {
             let seen = follow(subscription, position(stored.len())).await;
             let new = stored[(round - 1) * 8..].iter();
-            let expected: Vec<_> =
-                new.filter(|event| filter.matches(event)).map(|event| event.id()).collect();
+            let expected: Vec<_> = new
+                .filter(|event| filter.matches(event))
+                .map(|event| event.id())
+                .collect();
             assert_eq!(seen, expected, "{filter:?}");
         }
     }
@@ -105,8 +121,9 @@ pub async fn a_subscription_resumes_from_its_checkpoint<F: Fixture>(fixture: &F)
         put(&store, &todo, &["a", "b", "c", "d"]).await;
         // A new process each time, which keeps only the text of its checkpoint.
         let from: Checkpoint = checkpoint.to_string().parse().unwrap();
-        let mut subscription =
-            store.subscribe(from, EventFilter::all()).with_page_limit(1 + round % 3);
+        let mut subscription = store
+            .subscribe(from, EventFilter::all())
+            .with_page_limit(1 + round % 3);
         let page = within(subscription.next_page()).await.unwrap();
         seen.extend(page.events);
         checkpoint = subscription.checkpoint();
@@ -122,7 +139,10 @@ pub async fn a_subscription_from_now_sees_only_what_comes<F: Fixture>(fixture: &
     let todo = stream("todo", "1");
     put(&store, &todo, &["before"]).await;
     let mut subscription = store.subscribe(head(&store).await, EventFilter::all());
-    assert!(subscription.next_page().now_or_never().is_none(), "nothing is new");
+    assert!(
+        subscription.next_page().now_or_never().is_none(),
+        "nothing is new"
+    );
     put(&store, &todo, &["after"]).await;
     let page = within(subscription.next_page()).await.unwrap();
     assert_eq!(names(&page.events), ["after"]);
@@ -134,7 +154,11 @@ pub async fn a_subscription_goes_on_when_the_log_grows<F: Fixture>(fixture: &F) 
     let todo = stream("todo", "1");
     let mut subscription = store.subscribe(Checkpoint::START, EventFilter::all());
     for round in 1..=6 {
-        let handle = if round % 2 == 0 { store.clone() } else { other.clone() };
+        let handle = if round % 2 == 0 {
+            store.clone()
+        } else {
+            other.clone()
+        };
         let todo = todo.clone();
         // The reader waits already when the event is stored.
         let mut next = Box::pin(subscription.next_page());
@@ -169,13 +193,24 @@ pub async fn a_foreign_checkpoint_is_divergence<F: Fixture>(fixture: &F) {
     put(&store, &stream("todo", "1"), &["a", "b", "c"]).await;
     let stored = log(&store).await;
     let foreign = EventId::new();
-    for (number, found) in [(2, Some(stored[1].id())), (3, Some(stored[2].id())), (4, None), (50, None)] {
+    for (number, found) in [
+        (2, Some(stored[1].id())),
+        (3, Some(stored[2].id())),
+        (4, None),
+        (50, None),
+    ] {
         for filter in [EventFilter::all(), EventFilter::category("never")] {
-            let from = Checkpoint { position: position(number), event_id: foreign };
+            let from = Checkpoint {
+                position: position(number),
+                event_id: foreign,
+            };
             let mut subscription = store.subscribe(from, filter);
             let kind = refusal(within(subscription.next_page()).await);
-            let expected =
-                StoreErrorKind::Diverged { position: position(number), expected: foreign, found };
+            let expected = StoreErrorKind::Diverged {
+                position: position(number),
+                expected: foreign,
+                found,
+            };
             assert_eq!(kind, expected);
             assert_eq!(subscription.checkpoint(), from, "it does not move on");
         }
@@ -188,17 +223,24 @@ pub async fn the_first_match_can_be_awaited<F: Fixture>(fixture: &F) {
     let todo = stream("todo", "1");
     put(&store, &todo, &["added", "done", "done"]).await;
     let done = || FilterItem::new().name("done");
-    let first = store.subscribe(Checkpoint::START, done().into()).first(PATIENCE);
+    let first = store
+        .subscribe(Checkpoint::START, done().into())
+        .first(PATIENCE);
     assert_eq!(within(first).await.unwrap().position(), position(2));
     // One that comes later, from elsewhere, among others.
-    let waiting = store.subscribe(head(&store).await, done().into()).first(PATIENCE);
+    let waiting = store
+        .subscribe(head(&store).await, done().into())
+        .first(PATIENCE);
     let waiting = Background::spawn(waiting);
     put(&other, &todo, &["added", "added"]).await;
     put(&other, &todo, &["done"]).await;
     assert_eq!(waiting.join().await.unwrap().position(), position(6));
     let never = store.subscribe(Checkpoint::START, EventFilter::category("never"));
     let kind = refusal(within(never.first(Duration::from_millis(5))).await);
-    assert!(matches!(kind, StoreErrorKind::Unavailable { .. }), "{kind:?}");
+    assert!(
+        matches!(kind, StoreErrorKind::Unavailable { .. }),
+        "{kind:?}"
+    );
 }
 
 pub async fn a_subscription_is_a_stream_too<F: Fixture>(fixture: &F) {
@@ -213,24 +255,45 @@ pub async fn a_subscription_is_a_stream_too<F: Fixture>(fixture: &F) {
         })
     };
     let subscription = store.subscribe(Checkpoint::START, EventFilter::stream(todo));
-    let seen: Vec<_> = within(subscription.into_stream().take(60).try_collect()).await.unwrap();
+    let seen: Vec<_> = within(subscription.into_stream().take(60).try_collect())
+        .await
+        .unwrap();
     writer.join().await;
     assert_eq!(positions(&seen), (1..=60).collect::<Vec<_>>());
-    let from = Checkpoint { position: position(2), event_id: EventId::new() };
+    let from = Checkpoint {
+        position: position(2),
+        event_id: EventId::new(),
+    };
     let mut broken = Box::pin(store.subscribe(from, EventFilter::all()).into_stream());
-    assert!(within(broken.next()).await.unwrap().unwrap_err().is_diverged());
-    assert!(within(broken.next()).await.is_none(), "it ends after an error");
+    assert!(
+        within(broken.next())
+            .await
+            .unwrap()
+            .unwrap_err()
+            .is_diverged()
+    );
+    assert!(
+        within(broken.next()).await.is_none(),
+        "it ends after an error"
+    );
 }
 
 pub async fn a_subscription_sees_lifecycle_and_erased_events<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("todo", "1");
     put(&store, &todo, &["added"]).await;
-    within(store.append(any(&todo, [Lifecycle::Deleted.event()]))).await.unwrap();
-    within(store.append(any(&todo, [Lifecycle::Erased.event()]))).await.unwrap();
+    within(store.append(any(&todo, [Lifecycle::Deleted.event()])))
+        .await
+        .unwrap();
+    within(store.append(any(&todo, [Lifecycle::Erased.event()])))
+        .await
+        .unwrap();
     let mut subscription = store.subscribe(Checkpoint::START, EventFilter::all());
     let page = within(subscription.next_page()).await.unwrap();
-    assert_eq!(names(&page.events), ["added", "backstory.deleted", "backstory.erased"]);
+    assert_eq!(
+        names(&page.events),
+        ["added", "backstory.deleted", "backstory.erased"]
+    );
     let erased: Vec<_> = page.events.iter().map(|event| event.is_erased()).collect();
     assert_eq!(erased, [true, true, false]);
     // A checkpoint on an erased event is still a proof.

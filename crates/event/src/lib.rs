@@ -23,6 +23,7 @@ pub mod variant;
 
 pub use aggregate::Aggregate;
 pub use append::{Append, AppendCondition, Appended, Companion, Limits, StreamPart};
+#[cfg(feature = "macros")]
 pub use backstory_macros::{DecodeEvent, Event};
 pub use bus::{AwaitError, BusSubscription, Delivery, EventBus, LocalBus, Topic, feed};
 pub use catalog::{Catalog, CatalogError};

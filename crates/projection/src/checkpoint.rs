@@ -19,7 +19,11 @@ pub struct Progress {
 impl Progress {
     /// The progress of a projection that has never run.
     pub fn start(projection: impl Into<String>) -> Self {
-        Self { projection: projection.into(), checkpoint: Checkpoint::START, epoch: 0 }
+        Self {
+            projection: projection.into(),
+            checkpoint: Checkpoint::START,
+            epoch: 0,
+        }
     }
 }
 
@@ -48,7 +52,11 @@ impl Step {
             Target::Advance(checkpoint) => (checkpoint, self.from.epoch),
             Target::Reset => (Checkpoint::START, self.from.epoch + 1),
         };
-        Progress { projection: self.from.projection.clone(), checkpoint, epoch }
+        Progress {
+            projection: self.from.projection.clone(),
+            checkpoint,
+            epoch,
+        }
     }
 }
 

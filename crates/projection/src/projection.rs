@@ -41,7 +41,10 @@ pub trait Projection<Cx: Send>: Send + Sync + 'static {
     /// [`NotResettable`] by default.
     async fn reset(&self, cx: &mut Cx) -> Result {
         let _ = cx;
-        Err(NotResettable { projection: Self::NAME }.into())
+        Err(NotResettable {
+            projection: Self::NAME,
+        }
+        .into())
     }
 }
 

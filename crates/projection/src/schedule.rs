@@ -159,7 +159,10 @@ mod tests {
 
     #[test]
     fn nothing_can_be_zero() {
-        assert_eq!(Schedule::from(Schedule::continuous().max_batch(0)).max_batch, 1);
+        assert_eq!(
+            Schedule::from(Schedule::continuous().max_batch(0)).max_batch,
+            1
+        );
         let Timing::Periodic { every, .. } = Schedule::from(Schedule::every(Duration::ZERO)).timing
         else {
             panic!("periodic");

@@ -53,8 +53,8 @@ use std::{
 };
 
 use backstory_event::{
-    Aggregate, BoxError, Decoded, Envelope, Event, NewEvent, Position, Recorded,
-    RecordedEvent, StreamId, StreamVersion,
+    Aggregate, BoxError, Decoded, Envelope, Event, NewEvent, Position, Recorded, RecordedEvent,
+    StreamId, StreamVersion,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -151,7 +151,9 @@ impl<P: Projection<Documents>> Given<P> {
         let found = self.found(collection, &key.to_string());
         let expected = json(expected);
         if found.as_ref() != Some(&expected) {
-            let found = found.as_ref().map_or_else(|| "no document".to_owned(), pretty);
+            let found = found
+                .as_ref()
+                .map_or_else(|| "no document".to_owned(), pretty);
             panic!(
                 "document `{key}` of `{}` differs\n{}",
                 collection.name(),
@@ -339,7 +341,7 @@ fn pretty(value: &Value) -> String {
 fn difference(expected: &str, found: &str) -> String {
     let (expected, found): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
     let mut text = String::from("  - expected\n  + found\n");
-    let mut line = |sign, line: &str| drop(writeln!(text, "  {sign} {line}"));
+    let mut line = |sign, line: &str| text.push_str(&format!("  {sign} {line}\n"));
     let (mut left, mut right) = (expected.as_slice(), found.as_slice());
     while let ([one, more_left @ ..], [two, more_right @ ..]) = (left, right) {
         if one == two {

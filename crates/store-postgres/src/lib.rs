@@ -108,8 +108,7 @@ impl PostgresStore {
     /// # Errors
     /// As [`PostgresStore::connect`].
     pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
-        let connect = url.parse().map_err(store_error)?;
-        let connect = quiet(connect);
+        let connect = quiet(parse(url)?);
         let pool = PgPoolOptions::new()
             .max_connections(options.readers)
             .acquire_timeout(options.connect_timeout)
@@ -251,6 +250,16 @@ impl PostgresStore {
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
     }
+}
+
+/// The driver takes any URL for one of Postgres.
+fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let ours = ["postgres:", "postgresql:"];
+    if !ours.iter().any(|scheme| url.starts_with(scheme)) {
+        let refused = sqlx::Error::InvalidArgument("another scheme".to_owned());
+        return Err(store_error(refused));
+    }
+    url.parse().map_err(store_error)
 }
 
 /// Our own name for operators, and no log lines of the driver.

@@ -138,8 +138,9 @@ statements! {
           extract(epoch FROM clock_timestamp() - a.xact_start)::float8, p.gid, \
           extract(epoch FROM clock_timestamp() - p.prepared)::float8 \
         FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-        LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL \
-          AND split_part(l.virtualtransaction, '/', 2) = p.transaction::text \
+        LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL \
+          AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid' \
+        LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid \
         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
           AND l.classid = (({lock} >> 32) & 4294967295)::oid AND l.objid = ({lock} & 4294967295)::oid \

@@ -88,7 +88,10 @@ impl Todos {
     /// # Errors
     /// [`TodoError::NameTaken`] names the list that has it; [`TodoError::OpenList`] otherwise.
     pub async fn open_list(&self, name: &str) -> Result<(Uuid, Appended), TodoError> {
-        let command = OpenList { id: Uuid::now_v7(), name: name.to_owned() };
+        let command = OpenList {
+            id: Uuid::now_v7(),
+            name: name.to_owned(),
+        };
         let opened = self.lists.update(&command.id, |list| {
             for event in list.handle(&command)? {
                 list.record(event);
@@ -99,7 +102,10 @@ impl Todos {
         match opened.await {
             Ok(((), receipt)) => Ok((command.id, receipt)),
             Err(error) => Err(match error.repository().and_then(holder) {
-                Some(list) => TodoError::NameTaken { name: name.trim().to_owned(), list },
+                Some(list) => TodoError::NameTaken {
+                    name: name.trim().to_owned(),
+                    list,
+                },
                 None => error.into(),
             }),
         }

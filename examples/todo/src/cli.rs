@@ -1,11 +1,8 @@
 //! The command line.
 
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::io::{self, Write};
 
-use backstory::{BoxError, EventFilter, EventQuery, EventStoreExt, RecordedEvent, Store};
+use backstory::{BoxError, EventFilter, EventQuery, EventStoreExt, RecordedEvent};
 use clap::{Args, Parser, Subcommand};
 use futures::TryStreamExt;
 use serde_json::json;
@@ -14,38 +11,23 @@ use uuid::Uuid;
 use crate::{
     app::Todos,
     demo,
+    place::PlaceArgs,
     read_model::{self, TaskState, TaskView},
     serve,
 };
 
 const PORT: u16 = 3000;
-const FILE: &str = "todo.db";
 
 /// To-do lists that keep everything that ever happened. Without a command it serves the page.
 #[derive(Debug, Parser)]
 #[command(name = "todo", version, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
-    place: Place,
+    place: PlaceArgs,
     #[command(flatten)]
     server: Server,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-/// Where the lists are kept.
-#[derive(Debug, Args)]
-struct Place {
-    /// The folder of the SQLite file `todo.db`; it is made if there is none
-    ///
-    /// By default the platform's folder for the data of programs.
-    #[arg(long, global = true, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Another database: `postgres://…`, `sqlite:FILE`, or `memory:` for this run only
-    ///
-    /// Without --data and --database, the environment's DATABASE_URL counts.
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "data")]
-    database: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -105,39 +87,34 @@ enum Command {
 /// # Errors
 /// Any; its text is for the person who typed.
 pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), BoxError> {
-    let (command, place) = match (cli.command, cli.server.port) {
-        (None, port) => (Command::Serve(Server { port }), cli.place),
-        (Some(Command::Serve(server)), port) => {
-            (Command::Serve(Server { port: server.port.or(port) }), cli.place)
-        }
-        (Some(command), None) => (command, cli.place),
+    let place = cli.place.place()?;
+    let (port, command) = match (cli.server.port, cli.command) {
+        (port, None) => (port, None),
+        (port, Some(Command::Serve(server))) => (server.port.or(port), None),
+        (None, Some(command)) => (None, Some(command)),
         (Some(_), Some(_)) => return Err("--port is for `todo serve` only".into()),
     };
-    // Before the store: whoever has the wrong port need not wait for a database.
-    if let Command::Serve(Server { port }) = command {
+    let Some(command) = command else {
+        // Before the store: whoever has the wrong port need not wait for a database.
         let listener = serve::listen(port.unwrap_or(PORT)).await?;
         let address = listener.local_addr()?;
-        let todos = place.open().await?;
-        writeln!(out, "todo: http://{address}\nlists are kept {}; Ctrl-C ends", place.describe()?)?;
+        let todos = Todos::new(&place.open().await?);
+        writeln!(out, "todo: http://{address}")?;
+        writeln!(out, "The lists are kept in {place}. Ctrl-C ends.")?;
         out.flush()?;
         return Ok(serve::serve(listener, todos).await?);
-    }
-    let todos = place.open().await?;
+    };
+    let todos = Todos::new(&place.open().await?);
     let outcome = one_shot(command, &todos, out).await;
-    // What a closed pipe does not want to read is not an error.
-    let outcome = match outcome {
+    todos.store().close().await;
+    match outcome {
+        // A reader that has seen enough, like `head`, is no error.
         Err(error) if is_broken_pipe(&*error) => Ok(()),
         outcome => outcome,
-    };
-    todos.store().close().await;
-    outcome
+    }
 }
 
-async fn one_shot(
-    command: Command,
-    todos: &Todos,
-    out: &mut impl Write,
-) -> Result<(), BoxError> {
+async fn one_shot(command: Command, todos: &Todos, out: &mut impl Write) -> Result<(), BoxError> {
     match command {
         Command::Serve(_) => {}
         Command::Add { title, list } => {
@@ -167,9 +144,18 @@ async fn list(todos: &Todos, all: bool, out: &mut impl Write) -> Result<(), BoxE
     let board = read_model::board(todos.store(), None).await?;
     for list in &board.lists {
         let counters = list.counters;
-        writeln!(out, "{} ({} active, {} done)", list.name, counters.active, counters.done)?;
+        writeln!(
+            out,
+            "{} ({} active, {} done)",
+            list.name, counters.active, counters.done
+        )?;
         let shown = |task: &&TaskView| all || task.state == TaskState::Active;
-        for task in board.tasks.iter().filter(|task| task.list == list.id).filter(shown) {
+        for task in board
+            .tasks
+            .iter()
+            .filter(|task| task.list == list.id)
+            .filter(shown)
+        {
             let mark = match task.state {
                 TaskState::Active => ' ',
                 TaskState::Done => 'x',
@@ -235,7 +221,9 @@ async fn task_id(todos: &Todos, typed: &str) -> Result<Uuid, BoxError> {
     }
     todos.catch_up().await?;
     let tasks = read_model::board(todos.store(), None).await?.tasks;
-    let mut found = tasks.iter().filter(|task| task.id.simple().to_string().ends_with(&typed));
+    let mut found = tasks
+        .iter()
+        .filter(|task| task.id.simple().to_string().ends_with(&typed));
     match (found.next(), found.next()) {
         (Some(task), None) => Ok(task.id),
         (None, _) => Err(format!("no task's id ends with {typed:?}: see `todo list --all`").into()),
@@ -245,62 +233,13 @@ async fn task_id(todos: &Todos, typed: &str) -> Result<Uuid, BoxError> {
     }
 }
 
-impl Place {
-    async fn open(&self) -> Result<Todos, BoxError> {
-        let url = match self.url() {
-            Some(url) => url,
-            None => {
-                let folder = self.folder()?;
-                std::fs::create_dir_all(&folder).map_err(|error| {
-                    format!("cannot make the folder {}: {error}; see --data", folder.display())
-                })?;
-                format!("sqlite:{}", file(&folder)?)
-            }
-        };
-        Ok(Todos::new(&Store::connect(&url).await?))
-    }
-
-    /// The URL, when it is not the file in the folder.
-    fn url(&self) -> Option<String> {
-        match (&self.database, &self.data) {
-            (Some(url), _) => Some(url.clone()),
-            (None, Some(_)) => None,
-            (None, None) => std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()),
-        }
-    }
-
-    fn folder(&self) -> Result<PathBuf, BoxError> {
-        match &self.data {
-            Some(folder) => Ok(folder.clone()),
-            None => directories::ProjectDirs::from("", "", "backstory-todo")
-                .map(|folders| folders.data_dir().to_owned())
-                .ok_or_else(|| "there is no home folder to keep the lists in: use --data".into()),
-        }
-    }
-
-    /// Where the lists are, without what a URL may hold: a password.
-    fn describe(&self) -> Result<String, BoxError> {
-        Ok(match self.url() {
-            None => format!("in {}", self.folder()?.join(FILE).display()),
-            Some(url) => match url.split(':').next() {
-                Some("memory") => "in memory and forgotten at the end".to_owned(),
-                Some("sqlite") => "in the SQLite file of the URL".to_owned(),
-                _ => "in the Postgres database of the URL".to_owned(),
-            },
-        })
-    }
-}
-
-fn file(folder: &Path) -> Result<String, BoxError> {
-    let file = folder.join(FILE);
-    let text = file.to_str().ok_or("the folder's name is not UTF-8: choose another one with --data")?;
-    Ok(text.to_owned())
-}
-
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        {
             return true;
         }
         next = error.source();

@@ -50,8 +50,14 @@ pub async fn demo(todos: &Todos, tasks: u32, out: &mut impl Write) -> Result<(),
         writeln!(out, "task {n:>3} {what}")?;
     }
     todos.catch_up().await.map_err(TodoError::from)?;
-    let list = read_model::list(todos.store(), list).await.map_err(TodoError::from)?;
-    let Counters { active, done, removed } = list.map(|list| list.counters).unwrap_or_default();
+    let list = read_model::list(todos.store(), list)
+        .await
+        .map_err(TodoError::from)?;
+    let Counters {
+        active,
+        done,
+        removed,
+    } = list.map(|list| list.counters).unwrap_or_default();
     writeln!(out, "active {active}, removed {removed}, archived {done}")?;
     Ok(())
 }

@@ -50,7 +50,10 @@ macro_rules! asset {
         async || {
             let kind = HeaderValue::from_static(concat!($kind, "; charset=utf-8"));
             let always_ask = HeaderValue::from_static("no-cache");
-            let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, always_ask)];
+            let headers = [
+                (header::CONTENT_TYPE, kind),
+                (header::CACHE_CONTROL, always_ask),
+            ];
             (headers, include_str!($file))
         }
     };
@@ -76,7 +79,13 @@ impl App {
         live: Live,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { todos, projector, live, requests: Arc::default(), stopping }
+        Self {
+            todos,
+            projector,
+            live,
+            requests: Arc::default(),
+            stopping,
+        }
     }
 
     /// All routes.
@@ -85,7 +94,10 @@ impl App {
             .route("/", get(asset!("text/html", "page/index.html")))
             .route("/style.css", get(asset!("text/css", "page/style.css")))
             .route("/app.js", get(asset!("text/javascript", "page/app.js")))
-            .route("/favicon.svg", get(asset!("image/svg+xml", "page/favicon.svg")))
+            .route(
+                "/favicon.svg",
+                get(asset!("image/svg+xml", "page/favicon.svg")),
+            )
             .route("/api/state", get(state))
             .route("/api/events", get(events))
             .route("/api/status", get(status))
@@ -94,7 +106,11 @@ impl App {
             .route("/api/tasks/{id}/done", post(complete_task))
             .route("/api/tasks/{id}/remove", post(remove_task))
             .fallback(async || {
-                Problem::new(StatusCode::NOT_FOUND, "unknown_path", "There is nothing here.")
+                Problem::new(
+                    StatusCode::NOT_FOUND,
+                    "unknown_path",
+                    "There is nothing here.",
+                )
             })
             .method_not_allowed_fallback(async || {
                 let detail = "This path has other methods: GET to read, POST to change.";
@@ -115,7 +131,11 @@ async fn around(
 ) -> Response {
     let route = path.as_ref().map_or("(unknown)", MatchedPath::as_str);
     let counted = format!("{} {route}", request.method());
-    *app.requests.lock().unwrap_or_else(PoisonError::into_inner).entry(counted).or_default() += 1;
+    *app.requests
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(counted)
+        .or_default() += 1;
     tracing::info!(target: "todo::requests", "{} {}", request.method(), request.uri().path());
 
     let mut answer = next.run(request).await;
@@ -127,7 +147,9 @@ async fn around(
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     answer
 }
 
@@ -156,7 +178,9 @@ async fn state(
     }
     // Asked before the state is read, so that the state includes at least this.
     let included = read_model::progress(store).await?;
-    let included = asked.filter(|asked| asked.position > included.position).unwrap_or(included);
+    let included = asked
+        .filter(|asked| asked.position > included.position)
+        .unwrap_or(included);
     let board = read_model::board(store, which.list).await?;
     Ok((with_receipt(&included), Json(board)).into_response())
 }
@@ -170,8 +194,15 @@ async fn events(State(app): State<App>) -> impl IntoResponse {
 async fn status(State(app): State<App>) -> Answer {
     let head = app.todos.store().head().await?;
     let projections = app.projector.status();
-    let projected: u64 = projections.iter().map(|status| status.events_projected).sum();
-    let requests = app.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let projected: u64 = projections
+        .iter()
+        .map(|status| status.events_projected)
+        .sum();
+    let requests = app
+        .requests
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "head": head.position,
@@ -242,7 +273,9 @@ fn with_receipt(included: &Checkpoint) -> [(HeaderName, String); 1] {
 }
 
 fn receipt(headers: &HeaderMap) -> Result<Option<Checkpoint>, Problem> {
-    let Some(value) = headers.get(RECEIPT) else { return Ok(None) };
+    let Some(value) = headers.get(RECEIPT) else {
+        return Ok(None);
+    };
     let receipt = value.to_str().ok().and_then(|text| text.parse().ok());
     match receipt {
         Some(receipt) => Ok(Some(receipt)),
@@ -266,7 +299,10 @@ impl<S: Send + Sync> FromRequestParts<S> for TaskId {
         let id: Result<Path<Uuid>, PathRejection> = Path::from_request_parts(parts, state).await;
         match id {
             Ok(Path(id)) if !id.is_nil() => Ok(Self(id)),
-            _ => Err(Problem::bad_request("id", "The path holds no id of a task: a uuid.")),
+            _ => Err(Problem::bad_request(
+                "id",
+                "The path holds no id of a task: a uuid.",
+            )),
         }
     }
 }

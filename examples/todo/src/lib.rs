@@ -5,6 +5,7 @@ pub mod cli;
 pub mod demo;
 pub mod http;
 pub mod live;
+pub mod place;
 pub mod problem;
 pub mod read_model;
 pub mod serve;

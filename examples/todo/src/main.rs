@@ -29,7 +29,9 @@ async fn main() -> ExitCode {
 /// The log goes to standard error. `RUST_LOG=info` shows more, `RUST_LOG=todo::requests=info` each
 /// request.
 fn log() {
-    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+    let wanted = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|wanted| !wanted.is_empty());
     let targets = wanted.and_then(|wanted| wanted.parse::<Targets>().ok());
     let targets = targets.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
     let lines = fmt::layer().with_writer(io::stderr).compact();

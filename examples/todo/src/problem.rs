@@ -95,9 +95,11 @@ impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         if let Some(rejection) = error.rejection::<TaskError>() {
             return match rejection {
-                TaskError::Unknown => {
-                    Self::new(StatusCode::NOT_FOUND, rejection.code(), rejection.to_string())
-                }
+                TaskError::Unknown => Self::new(
+                    StatusCode::NOT_FOUND,
+                    rejection.code(),
+                    rejection.to_string(),
+                ),
                 _ => Self::rejected(rejection),
             };
         }
@@ -120,9 +122,10 @@ impl From<CommandError> for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error.kind() {
-            StoreErrorKind::Unavailable { .. } | StoreErrorKind::Closed => {
-                Self::unavailable("store.unavailable", "The database does not answer. Try again later.")
-            }
+            StoreErrorKind::Unavailable { .. } | StoreErrorKind::Closed => Self::unavailable(
+                "store.unavailable",
+                "The database does not answer. Try again later.",
+            ),
             _ => Self::broken(&error),
         }
     }
@@ -131,9 +134,10 @@ impl From<StoreError> for Problem {
 impl From<DocumentError> for Problem {
     fn from(error: DocumentError) -> Self {
         match error.kind() {
-            DocumentErrorKind::Store(_) if error.is_transient() => {
-                Self::unavailable("store.unavailable", "The database does not answer. Try again later.")
-            }
+            DocumentErrorKind::Store(_) if error.is_transient() => Self::unavailable(
+                "store.unavailable",
+                "The database does not answer. Try again later.",
+            ),
             _ => Self::broken(&error),
         }
     }

@@ -125,13 +125,20 @@ impl Projection<Documents> for BoardProjection {
 
     async fn project(&self, batch: &[Envelope<Feed>], docs: &mut Documents) -> projection::Result {
         // One question to the store for all tasks of the batch, instead of one for each.
-        let tasks = batch.iter().filter(|e| e.stream().category() == Task::CATEGORY);
-        docs.prefetch(TASKS, tasks.map(|e| e.stream().key().to_owned())).await?;
+        let tasks = batch
+            .iter()
+            .filter(|e| e.stream().category() == Task::CATEGORY);
+        docs.prefetch(TASKS, tasks.map(|e| e.stream().key().to_owned()))
+            .await?;
         for e in batch {
             match &e.event {
                 Feed::List(ListEvent::Opened { name }) => {
                     let (id, counters) = (e.id::<List>()?, Counters::default());
-                    let list = ListView { id, name: name.clone(), counters };
+                    let list = ListView {
+                        id,
+                        name: name.clone(),
+                        counters,
+                    };
                     docs.put(LISTS, &id, &list).await?;
                 }
                 Feed::Task(event) => {
@@ -159,14 +166,23 @@ async fn task(
     let task = match (event, before) {
         (TaskEvent::Added { list, title }, _) => {
             let (list, title) = (*list, title.clone());
-            TaskView { id, list, title, state: to, added_at: recorded_at }
+            TaskView {
+                id,
+                list,
+                title,
+                state: to,
+                added_at: recorded_at,
+            }
         }
         (_, Some(task)) => TaskView { state: to, ..task },
         (_, None) => return Ok(()), // its beginning was erased
     };
     docs.put(TASKS, &id, &task).await?;
     docs.update(LISTS, &task.list, |list: Option<ListView>| {
-        list.map(|list| ListView { counters: list.counters.moved(from, to), ..list })
+        list.map(|list| ListView {
+            counters: list.counters.moved(from, to),
+            ..list
+        })
     })
     .await?;
     docs.update(COUNTERS, ALL, |all: Option<Counters>| {
@@ -183,7 +199,9 @@ async fn task(
 /// # Errors
 /// When the store is away.
 pub async fn progress(store: &Store) -> Result<Checkpoint, StoreError> {
-    let progress = store.load_progress(<BoardProjection as Projection<Documents>>::NAME).await?;
+    let progress = store
+        .load_progress(<BoardProjection as Projection<Documents>>::NAME)
+        .await?;
     Ok(progress.checkpoint)
 }
 
@@ -218,7 +236,10 @@ pub async fn list(store: &Store, id: Uuid) -> Result<Option<ListView>, DocumentE
 pub async fn changed(store: &Store, events: &[RecordedEvent]) -> Result<Board, DocumentError> {
     let keys = |category: &str| -> BTreeSet<String> {
         let streams = events.iter().map(RecordedEvent::stream);
-        streams.filter(|id| id.category() == category).map(|id| id.key().to_owned()).collect()
+        streams
+            .filter(|id| id.category() == category)
+            .map(|id| id.key().to_owned())
+            .collect()
     };
     // A unit of work that is never stored: it reads many documents at once.
     let mut docs = Documents::new(Arc::new(store.clone()));
@@ -226,11 +247,19 @@ pub async fn changed(store: &Store, events: &[RecordedEvent]) -> Result<Board, D
     let mut lists = keys(List::CATEGORY);
     lists.extend(tasks.iter().map(|task| task.list.to_string()));
     let lists = many(&mut docs, LISTS, lists).await?;
-    Ok(Board { lists, tasks, counters: counters(store).await? })
+    Ok(Board {
+        lists,
+        tasks,
+        counters: counters(store).await?,
+    })
 }
 
 async fn counters(store: &Store) -> Result<Counters, DocumentError> {
-    Ok(store.documents().get(COUNTERS, ALL).await?.unwrap_or_default())
+    Ok(store
+        .documents()
+        .get(COUNTERS, ALL)
+        .await?
+        .unwrap_or_default())
 }
 
 async fn all<T: DeserializeOwned>(

@@ -18,9 +18,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[non_exhaustive]
 pub enum ServeError {
     /// Something else listens there.
-    #[error(
-        "port {0} is taken: end the program that uses it, or choose another port with --port"
-    )]
+    #[error("port {0} is taken: end the program that uses it, or choose another port with --port")]
     PortTaken(u16),
     /// The port cannot be used.
     #[error("cannot listen on port {port}; choose another one with --port")]

@@ -9,12 +9,14 @@ mod support;
 
 use std::{
     fs::{File, OpenOptions},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element, wd::WindowHandle};
+use futures::FutureExt;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use support::{LONG, Server, data, todo};
@@ -59,7 +61,9 @@ async fn two_tabs_see_each_others_changes_across_a_crash_of_the_server() {
     let server = start(folder.path(), &log, 0).await;
     let browser = Browser::start(json!({})).await;
     let place = folder.path().to_owned();
-    browser.run(|client| two_tabs(client, server, place, log)).await;
+    browser
+        .run(|client| two_tabs(client, server, place, log))
+        .await;
 }
 
 async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf) {
@@ -68,7 +72,10 @@ async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf)
     let port = server.port();
     for tab in [&one, &two] {
         client.switch_to_window(tab.clone()).await.unwrap();
-        client.goto(&format!("http://127.0.0.1:{port}/")).await.unwrap();
+        client
+            .goto(&format!("http://127.0.0.1:{port}/"))
+            .await
+            .unwrap();
         until(&client, "connection", "live").await;
         client.execute(WATCH, vec![]).await.unwrap();
     }
@@ -118,18 +125,25 @@ async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf)
     let asked = now(&client).await;
     fill(&client, "new-task", "new-task-title", "after the crash").await;
     show(&one).await;
-    within_a_second(asked, noted(&client, |page| page["active"] == "1" && page["done"] == "1").await);
+    within_a_second(
+        asked,
+        noted(&client, |page| page["active"] == "1" && page["done"] == "1").await,
+    );
 
     // No page was loaded again …
     for tab in [&one, &two] {
         show(tab).await;
-        let noted = client.execute("return window.noted?.length ?? 0", vec![]).await.unwrap();
+        let noted = client
+            .execute("return window.noted?.length ?? 0", vec![])
+            .await
+            .unwrap();
         assert!(noted.as_u64().unwrap() > 3, "the page was loaded again");
     }
     // … and none has asked for anything but itself, one stream per tab and server, and changes.
     let all = requests(&log);
     let (first, second) = all.split_at(lives.len());
-    let count = |requests: &[String], wanted: &str| requests.iter().filter(|r| *r == wanted).count();
+    let count =
+        |requests: &[String], wanted: &str| requests.iter().filter(|r| *r == wanted).count();
     for life in [first, second] {
         assert_eq!(count(life, "GET /api/events"), 2, "{life:?}");
     }
@@ -137,8 +151,17 @@ async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf)
     assert_eq!(count(&all, "POST /api/lists"), 1, "{all:?}");
     assert_eq!(count(&all, "POST /api/tasks"), 3, "{all:?}");
     for request in &all {
-        let page = ["GET /", "GET /style.css", "GET /app.js", "GET /favicon.svg", "GET /api/events"];
-        assert!(page.contains(&&**request) || request.starts_with("POST /api/"), "{request}");
+        let page = [
+            "GET /",
+            "GET /style.css",
+            "GET /app.js",
+            "GET /favicon.svg",
+            "GET /api/events",
+        ];
+        assert!(
+            page.contains(&&**request) || request.starts_with("POST /api/"),
+            "{request}"
+        );
     }
     drop(server);
 }
@@ -154,7 +177,10 @@ async fn on_a_phone_nothing_overflows_or_overlaps() {
 }
 
 async fn on_a_phone(client: Client, server: Server) {
-    client.goto(&format!("http://{}/", server.address)).await.unwrap();
+    client
+        .goto(&format!("http://{}/", server.address))
+        .await
+        .unwrap();
     until(&client, "connection", "live").await;
     check_boxes(&client, "an empty page").await;
 
@@ -185,12 +211,18 @@ async fn on_a_phone(client: Client, server: Server) {
 async fn check_boxes(client: &Client, what: &str) {
     let seen = client.execute(BOXES, vec![]).await.unwrap();
     assert_eq!(seen["width"], 375, "{what}");
-    assert!(seen["needed"].as_u64().unwrap() <= 375, "{what} is too wide: {seen}");
+    assert!(
+        seen["needed"].as_u64().unwrap() <= 375,
+        "{what} is too wide: {seen}"
+    );
     let controls = seen["controls"].as_array().unwrap();
     assert!(controls.len() >= 2, "{what}: {seen}");
     let side = |control: &Value, side: &str| control[side].as_f64().unwrap();
     for (at, one) in controls.iter().enumerate() {
-        assert!(side(one, "left") >= 0.0 && side(one, "right") <= 375.0, "{what}: {one}");
+        assert!(
+            side(one, "left") >= 0.0 && side(one, "right") <= 375.0,
+            "{what}: {one}"
+        );
         for other in &controls[at + 1..] {
             let apart = side(one, "right") <= side(other, "left")
                 || side(other, "right") <= side(one, "left")
@@ -204,12 +236,20 @@ async fn check_boxes(client: &Client, what: &str) {
 // ---- what a person does and sees -------------------------------------------------------------
 
 async fn wait_for(client: &Client, css: &str) -> Element {
-    let found = client.wait().at_most(LONG).for_element(Locator::Css(css)).await;
+    let found = client
+        .wait()
+        .at_most(LONG)
+        .for_element(Locator::Css(css))
+        .await;
     found.unwrap_or_else(|error| panic!("{css} does not come: {error}"))
 }
 
 async fn click(client: &Client, css: &str) {
-    wait_for(client, css).await.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
+    wait_for(client, css)
+        .await
+        .click()
+        .await
+        .unwrap_or_else(|error| panic!("{css}: {error}"));
 }
 
 async fn fill(client: &Client, form: &str, field: &str, text: &str) {
@@ -243,15 +283,26 @@ async fn tasks(client: &Client) -> Vec<String> {
 
 /// The time of the browser, in milliseconds.
 async fn now(client: &Client) -> u64 {
-    client.execute("return Date.now()", vec![]).await.unwrap().as_u64().unwrap()
+    client
+        .execute("return Date.now()", vec![])
+        .await
+        .unwrap()
+        .as_u64()
+        .unwrap()
 }
 
 /// When the page first showed something, in the browser's time.
 async fn noted(client: &Client, wanted: impl Fn(&Value) -> bool) -> u64 {
     eventually("the change", async || {
         let noted = client.execute("return window.noted", vec![]).await.unwrap();
-        let noted = noted.as_array().expect("the page was not loaded again").clone();
-        noted.iter().find(|page| wanted(page)).and_then(|page| page["at"].as_u64())
+        let noted = noted
+            .as_array()
+            .expect("the page was not loaded again")
+            .clone();
+        noted
+            .iter()
+            .find(|page| wanted(page))
+            .and_then(|page| page["at"].as_u64())
     })
     .await
 }
@@ -278,7 +329,11 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
 /// A server that logs each request.
 async fn start(folder: &Path, log: &Path, port: u16) -> Server {
     let mut command = todo(&data(folder));
-    let log: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
+    let log: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
     command.env("RUST_LOG", "todo::requests=info").stderr(log);
     Server::spawn(command, port).await
 }
@@ -301,7 +356,11 @@ struct Browser {
 impl Browser {
     async fn start(options: Value) -> Self {
         let mut driver = Command::new("chromedriver");
-        driver.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        driver
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         let mut driver = driver.spawn().unwrap_or_else(|error| {
             panic!(
                 "chromedriver does not start ({error}): run `scripts/test --browser`, which \
@@ -325,26 +384,35 @@ impl Browser {
             &own,
         ];
         let mut chrome = json!({ "args": flags });
-        chrome.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        chrome
+            .as_object_mut()
+            .unwrap()
+            .extend(options.as_object().unwrap().clone());
         let wanted = json!({ "goog:chromeOptions": chrome });
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(wanted.as_object().unwrap().clone())
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .expect("chromedriver starts Chromium; is it installed, in the same version?");
-        Self { client, driver, _profile: profile }
+        Self {
+            client,
+            driver,
+            _profile: profile,
+        }
     }
 
     /// Runs a test, and closes the browser also when it fails.
     async fn run<F>(mut self, test: impl FnOnce(Client) -> F)
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = ()>,
     {
-        let outcome = tokio::spawn(test(self.client.clone())).await;
+        let outcome = AssertUnwindSafe(test(self.client.clone()))
+            .catch_unwind()
+            .await;
         let closed = self.client.close().await;
         self.driver.kill().await.unwrap();
         if let Err(failure) = outcome {
-            std::panic::resume_unwind(failure.into_panic());
+            std::panic::resume_unwind(failure);
         }
         closed.unwrap();
     }
@@ -361,5 +429,7 @@ async fn port_of(driver: &mut Child) -> u16 {
         }
         panic!("chromedriver ended before it said its port");
     };
-    tokio::time::timeout(LONG, port).await.expect("chromedriver says its port")
+    tokio::time::timeout(LONG, port)
+        .await
+        .expect("chromedriver says its port")
 }

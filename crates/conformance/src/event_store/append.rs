@@ -49,7 +49,13 @@ pub async fn a_receipt_survives_its_text_form<F: Fixture>(fixture: &F) {
     let receipt = put(&store, &stream("todo", "1"), &["added"]).await;
     let text = receipt.to_string();
     assert_eq!(text.parse::<Checkpoint>().unwrap(), receipt.checkpoint);
-    for wrong in ["", "b1-", "b1-1-2", "7", "b1--1-00000000000000000000000000000000"] {
+    for wrong in [
+        "",
+        "b1-",
+        "b1-1-2",
+        "7",
+        "b1--1-00000000000000000000000000000000",
+    ] {
         assert!(wrong.parse::<Checkpoint>().unwrap_err().what() == "receipt");
     }
 }
@@ -151,7 +157,11 @@ pub async fn exact_refuses_versions_that_are_too_low_or_too_high<F: Fixture>(fix
 
 pub async fn a_part_without_events_only_checks_a_version<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let (list, todo, missing) = (stream("list", "1"), stream("todo", "1"), stream("list", "2"));
+    let (list, todo, missing) = (
+        stream("list", "1"),
+        stream("todo", "1"),
+        stream("list", "2"),
+    );
     put(&store, &list, &["opened"]).await;
     let add = || Append::to(todo.clone(), ExpectedVersion::Any, [event("added")]);
     for (checked, wrong, actual) in [
@@ -177,11 +187,19 @@ pub async fn a_part_without_events_only_checks_a_version<F: Fixture>(fixture: &F
 
 pub async fn several_streams_are_stored_together<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let (from, to, book) = (stream("account", "1"), stream("account", "2"), stream("book", "1"));
+    let (from, to, book) = (
+        stream("account", "1"),
+        stream("account", "2"),
+        stream("book", "1"),
+    );
     put(&store, &from, &["opened"]).await;
     let sent = events(&["debited", "credited", "credited", "noted"]);
     let append = Append::to(from.clone(), exact(1), [sent[0].clone()])
-        .and(to.clone(), ExpectedVersion::NoStream, [sent[1].clone(), sent[2].clone()])
+        .and(
+            to.clone(),
+            ExpectedVersion::NoStream,
+            [sent[1].clone(), sent[2].clone()],
+        )
         .and(book.clone(), ExpectedVersion::Any, [sent[3].clone()]);
     let receipt = within(store.append(append)).await.unwrap();
     assert_eq!(receipt.positions, Some((position(2), position(5))));
@@ -235,11 +253,19 @@ pub async fn a_large_append_is_stored_in_order<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("import", "1");
     let sent: Vec<_> = (0..2_500).map(|_| event("imported")).collect();
-    let receipt = within(store.append(any(&todo, sent.clone()))).await.unwrap();
+    let receipt = within(store.append(any(&todo, sent.clone())))
+        .await
+        .unwrap();
     assert_eq!(receipt.positions, Some((position(1), position(2_500))));
     let stored = log(&store).await;
-    assert_eq!(ids(&stored), sent.iter().map(|event| event.id).collect::<Vec<_>>());
-    assert_eq!(within(store.append(any(&todo, sent))).await.unwrap(), receipt);
+    assert_eq!(
+        ids(&stored),
+        sent.iter().map(|event| event.id).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        within(store.append(any(&todo, sent))).await.unwrap(),
+        receipt
+    );
 }
 
 pub async fn one_name_may_stand_in_many_categories<F: Fixture>(fixture: &F) {
@@ -250,7 +276,10 @@ pub async fn one_name_may_stand_in_many_categories<F: Fixture>(fixture: &F) {
     }
     let item = backstory_event::FilterItem::new().name("renamed");
     let found = find(&store, item.clone()).await;
-    let categories: Vec<_> = found.iter().map(|event| event.stream().category()).collect();
+    let categories: Vec<_> = found
+        .iter()
+        .map(|event| event.stream().category())
+        .collect();
     assert_eq!(categories, ["todo", "list", "user"]);
     let found = find(&store, item.category("list").category("user")).await;
     assert_eq!(positions(&found), [3, 5]);
@@ -262,8 +291,11 @@ pub async fn another_handle_sees_what_was_stored<F: Fixture>(fixture: &F) {
     let other = within(fixture.elsewhere()).await;
     let todo = stream("todo", "1");
     for round in 0..5 {
-        let (writer, reader): (&F::Store, &F::Store) =
-            if round % 2 == 0 { (&store, &other) } else { (&other, &store) };
+        let (writer, reader): (&F::Store, &F::Store) = if round % 2 == 0 {
+            (&store, &other)
+        } else {
+            (&other, &store)
+        };
         let append = Append::to(todo.clone(), exact(round), [event("done")]);
         let receipt = within(writer.append(append)).await.unwrap();
         assert_eq!(head(reader).await, receipt.checkpoint);

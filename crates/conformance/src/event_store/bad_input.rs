@@ -15,9 +15,11 @@ use crate::{
 
 /// Texts that are no name of anything.
 fn bad_texts() -> Vec<String> {
-    let mut texts: Vec<_> = ["", " ", " a", "a ", "\ta", "a\n", "a\0b", "\0", "a\u{7}b", "a\u{85}b", "\u{a0}a"]
-        .map(str::to_owned)
-        .into();
+    let mut texts: Vec<_> = [
+        "", " ", " a", "a ", "\ta", "a\n", "a\0b", "\0", "a\u{7}b", "a\u{85}b", "\u{a0}a",
+    ]
+    .map(str::to_owned)
+    .into();
     texts.push("x".repeat(256));
     texts.push("ü".repeat(128));
     texts
@@ -51,7 +53,11 @@ pub async fn empty_appends_are_refused<F: Fixture>(fixture: &F) {
 pub async fn odd_event_names_are_refused<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("todo", "1");
-    for name in bad_texts().iter().map(String::as_str).chain(["*", "todo.*", "a*b"]) {
+    for name in bad_texts()
+        .iter()
+        .map(String::as_str)
+        .chain(["*", "todo.*", "a*b"])
+    {
         // Beside a good event: nothing of the append is stored.
         let append = any(&todo, [event("good"), event(name)]);
         let refused = invalid(&store, append).await;
@@ -62,14 +68,23 @@ pub async fn odd_event_names_are_refused<F: Fixture>(fixture: &F) {
 
 pub async fn odd_categories_keys_and_tags_are_refused<F: Fixture>(fixture: &F) {
     for text in bad_texts() {
-        assert_eq!(StreamId::new(&text, "1").unwrap_err().what(), "stream category");
-        assert_eq!(StreamId::new("todo", &text).unwrap_err().what(), "stream key");
+        assert_eq!(
+            StreamId::new(&text, "1").unwrap_err().what(),
+            "stream category"
+        );
+        assert_eq!(
+            StreamId::new("todo", &text).unwrap_err().what(),
+            "stream key"
+        );
         assert_eq!(Tag::new(&text).unwrap_err().what(), "tag");
     }
     for key in [Uuid::nil().to_string(), Uuid::nil().simple().to_string()] {
         assert_eq!(StreamId::new("todo", key).unwrap_err().what(), "stream key");
     }
-    assert_eq!(StreamId::new("backstory.x", "1").unwrap_err().what(), "stream category");
+    assert_eq!(
+        StreamId::new("backstory.x", "1").unwrap_err().what(),
+        "stream category"
+    );
     assert!(Tag::pair("long", "x".repeat(255)).is_err());
     let store = fixture.store();
     put(&store, &stream("todo", "1"), &["added"]).await;
@@ -79,14 +94,25 @@ pub async fn reserved_names_are_refused<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("todo", "1");
     put(&store, &todo, &["added"]).await;
-    for name in ["backstory.", "backstory.x", "backstory.deleted2", "backstory.Deleted"] {
-        assert_eq!(invalid(&store, any(&todo, [event(name)])).await.what(), "event name");
+    for name in [
+        "backstory.",
+        "backstory.x",
+        "backstory.deleted2",
+        "backstory.Deleted",
+    ] {
+        assert_eq!(
+            invalid(&store, any(&todo, [event(name)])).await.what(),
+            "event name"
+        );
     }
     let wrong = NewEvent::raw("backstory.tagged", payload(json!({ "add": [" bad "] })));
     assert_eq!(invalid(&store, any(&todo, [wrong])).await.what(), "tag");
     for wrong in [json!({ "add": "red" }), json!([1]), json!({ "add": [1] })] {
         let append = any(&todo, [NewEvent::raw("backstory.tagged", payload(wrong))]);
-        assert_eq!(invalid(&store, append).await.what(), "payload of backstory.tagged");
+        assert_eq!(
+            invalid(&store, append).await.what(),
+            "payload of backstory.tagged"
+        );
     }
     let erased = backstory_event::Lifecycle::Erased;
     let beside = any(&todo, [event("done"), erased.event()]);
@@ -114,7 +140,10 @@ pub async fn nil_and_repeated_ids_are_refused<F: Fixture>(fixture: &F) {
     let append = any(&one, [first.clone(), event("between"), second.clone()]);
     let refused = invalid(&store, append).await;
     assert_eq!(refused.what(), "event id");
-    assert!(refused.to_string().contains(&first.id.to_string()), "it names the id");
+    assert!(
+        refused.to_string().contains(&first.id.to_string()),
+        "it names the id"
+    );
     let append = any(&one, [first.clone()]).and(two, ExpectedVersion::Any, [second]);
     assert_eq!(invalid(&store, append).await.what(), "event id");
     // None of it used the id up.
@@ -130,7 +159,10 @@ pub async fn one_stream_in_two_parts_is_refused<F: Fixture>(fixture: &F) {
     ] {
         let refused = invalid(&store, append).await;
         assert_eq!(refused.what(), "stream");
-        assert!(refused.to_string().contains("todo/1"), "it names the stream");
+        assert!(
+            refused.to_string().contains("todo/1"),
+            "it names the stream"
+        );
     }
 }
 
@@ -141,11 +173,16 @@ pub async fn what_is_too_large_is_refused<F: Fixture>(fixture: &F) {
     let large = NewEvent::raw("too.large", text((1 << 20) + 1));
     let refused = invalid(&store, any(&todo, [event("good"), large])).await;
     assert_eq!(refused.what(), "payload");
-    assert!(refused.to_string().contains("too.large"), "it names the event");
+    assert!(
+        refused.to_string().contains("too.large"),
+        "it names the event"
+    );
     let metadata = Metadata::new().with("note", "x".repeat(64 << 10));
     let append = any(&todo, [event("added").with_metadata(metadata)]);
     assert_eq!(invalid(&store, append).await.what(), "metadata");
-    let tags = (0..65).fold(event("added"), |event, number| event.with_tag(tag(&number.to_string())));
+    let tags = (0..65).fold(event("added"), |event, number| {
+        event.with_tag(tag(&number.to_string()))
+    });
     assert_eq!(invalid(&store, any(&todo, [tags])).await.what(), "tags");
     let many = any(&todo, (0..10_001).map(|_| event("added")));
     assert_eq!(invalid(&store, many).await.what(), "append");
@@ -153,7 +190,12 @@ pub async fn what_is_too_large_is_refused<F: Fixture>(fixture: &F) {
         append.check(stream("other", &number.to_string()), ExpectedVersion::Any)
     });
     assert_eq!(invalid(&store, streams).await.what(), "append");
-    assert!(log(&store).await.iter().all(|event| event.stream().category() == "probe"));
+    assert!(
+        log(&store)
+            .await
+            .iter()
+            .all(|event| event.stream().category() == "probe")
+    );
 }
 
 pub async fn metadata_that_cannot_be_kept_is_refused<F: Fixture>(fixture: &F) {
@@ -167,7 +209,10 @@ pub async fn metadata_that_cannot_be_kept_is_refused<F: Fixture>(fixture: &F) {
         // A free key that is also a field of its own would be stored twice.
         Metadata::new().with_actor("ann").with("actor", "ben"),
     ] {
-        let append = any(&todo, [event("good"), event("added").with_metadata(metadata)]);
+        let append = any(
+            &todo,
+            [event("good"), event("added").with_metadata(metadata)],
+        );
         assert_eq!(invalid(&store, append).await.what(), "metadata");
     }
 }
@@ -188,7 +233,9 @@ pub async fn a_condition_beyond_the_newest_event_is_refused<F: Fixture>(fixture:
     let store = fixture.store();
     let todo = stream("todo", "1");
     for ahead in [1, 1_000, i64::MAX] {
-        let after = Position::new(log(&store).await.len() as i64).get().saturating_add(ahead);
+        let after = Position::new(log(&store).await.len() as i64)
+            .get()
+            .saturating_add(ahead);
         let condition = AppendCondition::new(EventFilter::all(), Position::new(after));
         let append = any(&todo, [event("added")]).fail_if(condition);
         assert_eq!(invalid(&store, append).await.what(), "condition");
@@ -215,9 +262,23 @@ pub async fn odd_filters_find_nothing_and_break_nothing<F: Fixture>(fixture: &F)
             within(store.append(append)).await.unwrap();
         }
         let query = backstory_event::StreamQuery::new().category(text);
-        assert!(within(store.streams(&query)).await.unwrap().streams.is_empty());
-        let query = backstory_event::StreamQuery::new().key(text).tag(Tag::stored(text));
-        assert!(within(store.streams(&query)).await.unwrap().streams.is_empty());
+        assert!(
+            within(store.streams(&query))
+                .await
+                .unwrap()
+                .streams
+                .is_empty()
+        );
+        let query = backstory_event::StreamQuery::new()
+            .key(text)
+            .tag(Tag::stored(text));
+        assert!(
+            within(store.streams(&query))
+                .await
+                .unwrap()
+                .streams
+                .is_empty()
+        );
     }
     log(&store).await;
 }
@@ -227,11 +288,18 @@ struct Measured(f64);
 impl DecodeEvent for Measured {
     fn types() -> Vec<EventType> {
         let (name, shape) = ("measured", "(f64)");
-        vec![EventType { name, version: 1, shape, rust_type: "Measured" }]
+        vec![EventType {
+            name,
+            version: 1,
+            shape,
+            rust_type: "Measured",
+        }]
     }
 
     fn decode(name: &str, payload: &Payload) -> Result<Option<Self>, serde_json::Error> {
-        (name == "measured").then(|| payload.decode().map(Self)).transpose()
+        (name == "measured")
+            .then(|| payload.decode().map(Self))
+            .transpose()
     }
 }
 
@@ -260,18 +328,30 @@ pub async fn payloads_that_would_change_are_refused_at_the_edge<F: Fixture>(fixt
         "[1",
         "{} {}",
     ] {
-        assert_eq!(Payload::parse(json).unwrap_err().what(), "payload", "{json}");
+        assert_eq!(
+            Payload::parse(json).unwrap_err().what(),
+            "payload",
+            "{json}"
+        );
     }
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        assert_eq!(NewEvent::of(&Measured(number)).unwrap_err().what(), "payload");
+        assert_eq!(
+            NewEvent::of(&Measured(number)).unwrap_err().what(),
+            "payload"
+        );
     }
     assert!(Payload::encode("a\0b").is_err());
     assert!(Payload::encode(&u128::MAX).is_err());
     // The largest that fits comes back.
     let store = fixture.store();
-    let largest = [NewEvent::of(&Measured(f64::MAX)), NewEvent::of(&Measured(-0.0))];
+    let largest = [
+        NewEvent::of(&Measured(f64::MAX)),
+        NewEvent::of(&Measured(-0.0)),
+    ];
     let todo = stream("todo", "1");
-    within(store.append(any(&todo, largest.map(Result::unwrap)))).await.unwrap();
+    within(store.append(any(&todo, largest.map(Result::unwrap))))
+        .await
+        .unwrap();
     let stored = log(&store).await;
     assert_eq!(stored[0].payload().decode::<f64>().unwrap(), f64::MAX);
     assert_eq!(stored[1].payload().decode::<f64>().unwrap(), 0.0);
@@ -291,7 +371,11 @@ pub async fn a_store_goes_on_after_bad_input<F: Fixture>(fixture: &F) {
     }
     let outcomes = within(futures::future::join_all(attempts)).await;
     for pair in outcomes.chunks(2) {
-        assert!(pair[0].as_ref().is_err_and(backstory_event::StoreError::is_invalid));
+        assert!(
+            pair[0]
+                .as_ref()
+                .is_err_and(backstory_event::StoreError::is_invalid)
+        );
         assert!(pair[1].is_ok(), "{:?}", pair[1]);
     }
     assert_eq!(log(&store).await.len(), 16);

@@ -35,8 +35,14 @@ pub async fn a_claim_is_held_by_one_stream<F: Fixture>(fixture: &F) {
     let other = within(fixture.elsewhere()).await;
     let (ann, ben) = (user("ann"), user("ben"));
     within(store.append(claims(&ann, "a@x.org"))).await.unwrap();
-    assert_eq!(refused(&store, claims(&ben, "a@x.org")).await, held("a@x.org", &ann));
-    assert_eq!(refused(&other, claims(&ben, "a@x.org")).await, held("a@x.org", &ann));
+    assert_eq!(
+        refused(&store, claims(&ben, "a@x.org")).await,
+        held("a@x.org", &ann)
+    );
+    assert_eq!(
+        refused(&other, claims(&ben, "a@x.org")).await,
+        held("a@x.org", &ann)
+    );
     // Another value, and the same value in another scope, are free.
     within(store.append(claims(&ben, "b@x.org"))).await.unwrap();
     let nick = any(&ben, [event("named")]).claim("user.nick", "a@x.org", ben.clone());
@@ -50,7 +56,9 @@ pub async fn the_owner_may_claim_again<F: Fixture>(fixture: &F) {
         within(store.append(claims(&ann, "a@x.org"))).await.unwrap();
     }
     // Taken three times, given back once.
-    within(store.append(releases(&ann, "a@x.org"))).await.unwrap();
+    within(store.append(releases(&ann, "a@x.org")))
+        .await
+        .unwrap();
     within(store.append(claims(&ben, "a@x.org"))).await.unwrap();
 }
 
@@ -58,19 +66,32 @@ pub async fn a_released_value_is_free<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let (ann, ben) = (user("ann"), user("ben"));
     within(store.append(claims(&ann, "a@x.org"))).await.unwrap();
-    within(store.append(releases(&ann, "a@x.org"))).await.unwrap();
+    within(store.append(releases(&ann, "a@x.org")))
+        .await
+        .unwrap();
     within(store.append(claims(&ben, "a@x.org"))).await.unwrap();
-    assert_eq!(refused(&store, claims(&ann, "a@x.org")).await, held("a@x.org", &ben));
+    assert_eq!(
+        refused(&store, claims(&ann, "a@x.org")).await,
+        held("a@x.org", &ben)
+    );
     // What nobody holds can be given back.
-    within(store.append(releases(&ann, "nobody@x.org"))).await.unwrap();
+    within(store.append(releases(&ann, "nobody@x.org")))
+        .await
+        .unwrap();
 }
 
 pub async fn only_the_owner_releases<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let (ann, ben) = (user("ann"), user("ben"));
     within(store.append(claims(&ann, "a@x.org"))).await.unwrap();
-    assert_eq!(refused(&store, releases(&ben, "a@x.org")).await, held("a@x.org", &ann));
-    assert_eq!(refused(&store, claims(&ben, "a@x.org")).await, held("a@x.org", &ann));
+    assert_eq!(
+        refused(&store, releases(&ben, "a@x.org")).await,
+        held("a@x.org", &ann)
+    );
+    assert_eq!(
+        refused(&store, claims(&ben, "a@x.org")).await,
+        held("a@x.org", &ann)
+    );
 }
 
 pub async fn a_claim_goes_with_its_append<F: Fixture>(fixture: &F) {
@@ -78,8 +99,11 @@ pub async fn a_claim_goes_with_its_append<F: Fixture>(fixture: &F) {
     let (ann, ben) = (user("ann"), user("ben"));
     within(store.append(claims(&ben, "b@x.org"))).await.unwrap();
     // Refused for its version: the claim was not taken.
-    let stale = Append::to(ann.clone(), exact(5), [event("renamed")])
-        .claim("user.email", "a@x.org", ann.clone());
+    let stale = Append::to(ann.clone(), exact(5), [event("renamed")]).claim(
+        "user.email",
+        "a@x.org",
+        ann.clone(),
+    );
     refused(&store, stale).await;
     within(store.append(claims(&ben, "a@x.org"))).await.unwrap();
     // Refused for its second claim: the first was not taken, and the release did not happen.
@@ -94,26 +118,40 @@ pub async fn a_claim_goes_with_its_append<F: Fixture>(fixture: &F) {
     refused(&store, mixed).await;
     within(store.append(claims(&ann, "c@x.org"))).await.unwrap();
     within(store.append(claims(&ann, "d@x.org"))).await.unwrap();
-    assert_eq!(refused(&store, claims(&ann, "b@x.org")).await, held("b@x.org", &ben));
+    assert_eq!(
+        refused(&store, claims(&ann, "b@x.org")).await,
+        held("b@x.org", &ben)
+    );
 }
 
 pub async fn one_append_changes_from_one_value_to_another<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let (ann, ben) = (user("ann"), user("ben"));
-    within(store.append(claims(&ann, "old@x.org"))).await.unwrap();
+    within(store.append(claims(&ann, "old@x.org")))
+        .await
+        .unwrap();
     let change = any(&ann, [event("renamed")])
         .release("user.email", "old@x.org", ann.clone())
         .claim("user.email", "new@x.org", ann.clone());
     within(store.append(change)).await.unwrap();
-    within(store.append(claims(&ben, "old@x.org"))).await.unwrap();
-    assert_eq!(refused(&store, claims(&ben, "new@x.org")).await, held("new@x.org", &ann));
+    within(store.append(claims(&ben, "old@x.org")))
+        .await
+        .unwrap();
+    assert_eq!(
+        refused(&store, claims(&ben, "new@x.org")).await,
+        held("new@x.org", &ann)
+    );
 }
 
 pub async fn values_are_compared_byte_by_byte<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let values = ["a@x.org", "A@x.org", "a@x.or", "a@x.org.", "\u{e9}", "e\u{301}", "{a,b}", "'", "\""];
+    let values = [
+        "a@x.org", "A@x.org", "a@x.or", "a@x.org.", "\u{e9}", "e\u{301}", "{a,b}", "'", "\"",
+    ];
     for (number, value) in values.into_iter().enumerate() {
-        within(store.append(claims(&user(&number.to_string()), value))).await.unwrap();
+        within(store.append(claims(&user(&number.to_string()), value)))
+            .await
+            .unwrap();
     }
     for (number, value) in values.into_iter().enumerate() {
         let kind = refused(&store, claims(&user("late"), value)).await;
@@ -124,10 +162,16 @@ pub async fn values_are_compared_byte_by_byte<F: Fixture>(fixture: &F) {
 pub async fn a_claim_may_be_for_a_stream_without_events<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let (ann, ben) = (user("ann"), user("ben"));
-    let append = any(&stream("register", "1"), [event("reserved")])
-        .claim("user.email", "a@x.org", ann.clone());
+    let append = any(&stream("register", "1"), [event("reserved")]).claim(
+        "user.email",
+        "a@x.org",
+        ann.clone(),
+    );
     within(store.append(append)).await.unwrap();
-    assert_eq!(refused(&store, claims(&ben, "a@x.org")).await, held("a@x.org", &ann));
+    assert_eq!(
+        refused(&store, claims(&ben, "a@x.org")).await,
+        held("a@x.org", &ann)
+    );
     within(store.append(claims(&ann, "a@x.org"))).await.unwrap();
 }
 
@@ -138,13 +182,23 @@ pub async fn deletion_keeps_claims_and_erasure_frees_them<F: Fixture>(fixture: &
         within(store.append(claims(&ann, value))).await.unwrap();
     }
     within(store.append(claims(&ben, "b@x.org"))).await.unwrap();
-    within(store.append(any(&ann, [Lifecycle::Deleted.event()]))).await.unwrap();
-    assert_eq!(refused(&store, claims(&ben, "a@x.org")).await, held("a@x.org", &ann));
-    within(store.append(any(&ann, [Lifecycle::Erased.event()]))).await.unwrap();
+    within(store.append(any(&ann, [Lifecycle::Deleted.event()])))
+        .await
+        .unwrap();
+    assert_eq!(
+        refused(&store, claims(&ben, "a@x.org")).await,
+        held("a@x.org", &ann)
+    );
+    within(store.append(any(&ann, [Lifecycle::Erased.event()])))
+        .await
+        .unwrap();
     for value in ["a@x.org", "ann@x.org"] {
         within(store.append(claims(&ben, value))).await.unwrap();
     }
-    assert_eq!(refused(&store, claims(&user("eve"), "b@x.org")).await, held("b@x.org", &ben));
+    assert_eq!(
+        refused(&store, claims(&user("eve"), "b@x.org")).await,
+        held("b@x.org", &ben)
+    );
     log(&store).await;
 }
 
@@ -152,7 +206,11 @@ pub async fn of_many_claims_at_once_one_wins<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let other = within(fixture.elsewhere()).await;
     let attempts = (0..16).map(|number| {
-        let handle = if number % 2 == 0 { store.clone() } else { other.clone() };
+        let handle = if number % 2 == 0 {
+            store.clone()
+        } else {
+            other.clone()
+        };
         let append = claims(&user(&number.to_string()), "a@x.org");
         async move { handle.append(append).await }
     });

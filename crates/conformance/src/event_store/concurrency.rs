@@ -11,8 +11,8 @@ use tokio::sync::Barrier;
 use crate::{
     Fixture,
     kit::{
-        Background, Dice, any, check_log, event, events, exact, ids, log, position, positions,
-        put, read, stream, within,
+        Background, Dice, any, check_log, event, events, exact, ids, log, position, positions, put,
+        read, stream, within,
     },
 };
 
@@ -94,7 +94,11 @@ pub async fn a_reader_of_a_growing_log_misses_nothing<F: Fixture>(fixture: &F) {
     let stored = log(&handles[0]).await;
     assert_eq!(stored.len(), total);
     for reader in readers {
-        assert_eq!(ids(&reader.join().await), ids(&stored), "and stays as it was seen");
+        assert_eq!(
+            ids(&reader.join().await),
+            ids(&stored),
+            "and stays as it was seen"
+        );
     }
 }
 
@@ -120,9 +124,8 @@ pub async fn of_many_writers_with_one_version_one_wins<F: Fixture>(fixture: &F) 
 pub async fn appends_sent_in_order_are_decided_in_order<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("todo", "1");
-    let appends = (0..60).map(|version| {
-        store.append(Append::to(todo.clone(), exact(version), [event("done")]))
-    });
+    let appends = (0..60)
+        .map(|version| store.append(Append::to(todo.clone(), exact(version), [event("done")])));
     for (version, outcome) in within(join_all(appends)).await.into_iter().enumerate() {
         let receipt = outcome.unwrap();
         assert_eq!(receipt.position(), position(version + 1));
@@ -155,7 +158,9 @@ pub async fn a_refused_append_disturbs_no_other<F: Fixture>(fixture: &F) {
 
 pub async fn appends_to_overlapping_streams_do_not_lock_each_other_out<F: Fixture>(fixture: &F) {
     let handles = [fixture.store(), within(fixture.elsewhere()).await];
-    let streams: Vec<_> = (0..6).map(|key| stream("account", &key.to_string())).collect();
+    let streams: Vec<_> = (0..6)
+        .map(|key| stream("account", &key.to_string()))
+        .collect();
     let writers: Vec<_> = (0..8)
         .map(|writer| {
             let (store, streams) = (handles[writer % 2].clone(), streams.clone());
@@ -165,7 +170,11 @@ pub async fn appends_to_overlapping_streams_do_not_lock_each_other_out<F: Fixtur
                     let (one, two) = (dice.below(6), dice.below(5));
                     let two = if two >= one { two + 1 } else { two };
                     let append = any(&streams[one], [event("debited")])
-                        .and(streams[two].clone(), ExpectedVersion::Any, [event("credited")])
+                        .and(
+                            streams[two].clone(),
+                            ExpectedVersion::Any,
+                            [event("credited")],
+                        )
                         .claim("owner", one.to_string(), streams[one].clone());
                     store.append(append).await.unwrap();
                 }

@@ -21,7 +21,10 @@ pub async fn the_same_append_gives_the_same_receipt<F: Fixture>(fixture: &F) {
         .claim("title", "milk", two.clone());
     let receipt = within(store.append(append.clone())).await.unwrap();
     for handle in [&store, &other, &store] {
-        assert_eq!(within(handle.append(append.clone())).await.unwrap(), receipt);
+        assert_eq!(
+            within(handle.append(append.clone())).await.unwrap(),
+            receipt
+        );
     }
     assert_eq!(receipt.version(&one), Some(StreamVersion::new(3)));
     assert_eq!(log(&store).await.len(), 4);
@@ -60,7 +63,10 @@ fn reused(ids: &[EventId], kind: &StoreErrorKind) {
     let StoreErrorKind::EventIdReused { event_id } = kind else {
         panic!("{kind:?} instead of EventIdReused");
     };
-    assert!(ids.contains(event_id), "{event_id} is not an id that was reused");
+    assert!(
+        ids.contains(event_id),
+        "{event_id} is not an id that was reused"
+    );
 }
 
 pub async fn anything_but_the_same_append_is_a_reuse<F: Fixture>(fixture: &F) {
@@ -68,29 +74,59 @@ pub async fn anything_but_the_same_append_is_a_reuse<F: Fixture>(fixture: &F) {
     let (one, two) = (stream("todo", "1"), stream("todo", "2"));
     let first = events(&["a", "b", "c"]);
     let ids: Vec<_> = first.iter().map(|event| event.id).collect();
-    within(store.append(any(&one, first.clone()))).await.unwrap();
+    within(store.append(any(&one, first.clone())))
+        .await
+        .unwrap();
     let pick = |order: &[usize]| -> Vec<NewEvent> {
         order.iter().map(|index| first[*index].clone()).collect()
     };
-    let renamed = NewEvent { name: "other".to_owned(), ..first[0].clone() };
+    let renamed = NewEvent {
+        name: "other".to_owned(),
+        ..first[0].clone()
+    };
     let wrong = [
-        ("one more at the end", any(&one, [pick(&[0, 1, 2]), events(&["d"])].concat())),
-        ("one more in front", any(&one, [events(&["d"]), pick(&[0, 1, 2])].concat())),
-        ("one replaced", any(&one, [pick(&[0]), events(&["d"]), pick(&[2])].concat())),
+        (
+            "one more at the end",
+            any(&one, [pick(&[0, 1, 2]), events(&["d"])].concat()),
+        ),
+        (
+            "one more in front",
+            any(&one, [events(&["d"]), pick(&[0, 1, 2])].concat()),
+        ),
+        (
+            "one replaced",
+            any(&one, [pick(&[0]), events(&["d"]), pick(&[2])].concat()),
+        ),
         ("another order", any(&one, pick(&[1, 0, 2]))),
         ("a gap", any(&one, pick(&[0, 2]))),
         ("another stream", any(&two, pick(&[0, 1, 2]))),
-        ("split over two streams", any(&one, pick(&[0, 1])).and(two.clone(), ExpectedVersion::Any, pick(&[2]))),
-        ("another name", any(&one, [vec![renamed], pick(&[1, 2])].concat())),
-        ("one old among new ones", any(&two, [events(&["x"]), pick(&[2]), events(&["y"])].concat())),
+        (
+            "split over two streams",
+            any(&one, pick(&[0, 1])).and(two.clone(), ExpectedVersion::Any, pick(&[2])),
+        ),
+        (
+            "another name",
+            any(&one, [vec![renamed], pick(&[1, 2])].concat()),
+        ),
+        (
+            "one old among new ones",
+            any(&two, [events(&["x"]), pick(&[2]), events(&["y"])].concat()),
+        ),
     ];
     for (what, append) in wrong {
         let kind = refused(&store, append).await;
-        assert!(matches!(kind, StoreErrorKind::EventIdReused { .. }), "{what}: {kind:?}");
+        assert!(
+            matches!(kind, StoreErrorKind::EventIdReused { .. }),
+            "{what}: {kind:?}"
+        );
         reused(&ids, &kind);
     }
     // A wrong version does not hide the reuse.
-    let append = Append::to(one.clone(), exact(99), [pick(&[0]), events(&["d"])].concat());
+    let append = Append::to(
+        one.clone(),
+        exact(99),
+        [pick(&[0]), events(&["d"])].concat(),
+    );
     reused(&ids, &refused(&store, append).await);
 }
 
@@ -98,9 +134,13 @@ pub async fn two_appends_with_something_between_are_not_one<F: Fixture>(fixture:
     let store = fixture.store();
     let one = stream("todo", "1");
     let (first, second) = (event("a"), event("b"));
-    within(store.append(any(&one, [first.clone()]))).await.unwrap();
+    within(store.append(any(&one, [first.clone()])))
+        .await
+        .unwrap();
     put(&store, &stream("todo", "2"), &["between"]).await;
-    within(store.append(any(&one, [second.clone()]))).await.unwrap();
+    within(store.append(any(&one, [second.clone()])))
+        .await
+        .unwrap();
     let ids = [first.id, second.id];
     reused(&ids, &refused(&store, any(&one, [first, second])).await);
 }
@@ -109,10 +149,17 @@ pub async fn the_same_append_many_times_at_once_is_stored_once<F: Fixture>(fixtu
     let store = fixture.store();
     let other = within(fixture.elsewhere()).await;
     let (one, two) = (stream("todo", "1"), stream("todo", "2"));
-    let append = Append::to(one.clone(), ExpectedVersion::NoStream, events(&["a", "b"]))
-        .and(two, ExpectedVersion::NoStream, events(&["c"]));
+    let append = Append::to(one.clone(), ExpectedVersion::NoStream, events(&["a", "b"])).and(
+        two,
+        ExpectedVersion::NoStream,
+        events(&["c"]),
+    );
     let attempts = (0..24).map(|attempt| {
-        let handle = if attempt % 3 == 0 { other.clone() } else { store.clone() };
+        let handle = if attempt % 3 == 0 {
+            other.clone()
+        } else {
+            store.clone()
+        };
         let append = append.clone();
         async move { handle.append(append).await }
     });

@@ -8,21 +8,34 @@ use backstory_event::{
 
 use crate::{
     Fixture,
-    kit::{any, event, events, exact, find, info, log, names, position, put, refused, stream, tag, within},
+    kit::{
+        any, event, events, exact, find, info, log, names, position, put, refused, stream, tag,
+        within,
+    },
     seats::SeatEvent,
 };
 
 async fn change(store: &impl EventStore, stream: &StreamId, lifecycle: Lifecycle) {
-    within(store.append(any(stream, [lifecycle.event()]))).await.unwrap();
+    within(store.append(any(stream, [lifecycle.event()])))
+        .await
+        .unwrap();
 }
 
 fn tagged(add: &[&str], remove: &[&str]) -> NewEvent {
     let tags = |texts: &[&str]| -> Vec<Tag> { texts.iter().map(|text| tag(text)).collect() };
-    TagChange { add: tags(add), remove: tags(remove) }.event()
+    TagChange {
+        add: tags(add),
+        remove: tags(remove),
+    }
+    .event()
 }
 
 fn every_expectation(version: i64) -> [ExpectedVersion; 3] {
-    [ExpectedVersion::Any, ExpectedVersion::StreamExists, exact(version)]
+    [
+        ExpectedVersion::Any,
+        ExpectedVersion::StreamExists,
+        exact(version),
+    ]
 }
 
 pub async fn a_deleted_stream_refuses_all_but_restore_and_erase<F: Fixture>(fixture: &F) {
@@ -32,20 +45,32 @@ pub async fn a_deleted_stream_refuses_all_but_restore_and_erase<F: Fixture>(fixt
     put(&store, &todo, &["added", "done"]).await;
     change(&store, &todo, Lifecycle::Deleted).await;
     assert_eq!(info(&store, &todo).await.state, StreamState::Deleted);
-    let deleted = StoreErrorKind::StreamDeleted { stream: todo.clone() };
+    let deleted = StoreErrorKind::StreamDeleted {
+        stream: todo.clone(),
+    };
     for expected in every_expectation(3) {
-        for event in [event("done"), tagged(&["red"], &[]), Lifecycle::Deleted.event()] {
+        for event in [
+            event("done"),
+            tagged(&["red"], &[]),
+            Lifecycle::Deleted.event(),
+        ] {
             let append = Append::to(todo.clone(), expected, [event]);
             assert_eq!(refused(&store, append.clone()).await, deleted);
             assert_eq!(refused(&other, append).await, deleted);
         }
     }
     // Not even beside others, and not behind its own restoration's back.
-    let beside = any(&stream("todo", "2"), [event("added")])
-        .and(todo.clone(), ExpectedVersion::Any, [event("done")]);
+    let beside = any(&stream("todo", "2"), [event("added")]).and(
+        todo.clone(),
+        ExpectedVersion::Any,
+        [event("done")],
+    );
     assert_eq!(refused(&store, beside).await, deleted);
     // Its history can still be read.
-    assert_eq!(find(&store, EventFilter::stream(todo.clone())).await.len(), 3);
+    assert_eq!(
+        find(&store, EventFilter::stream(todo.clone())).await.len(),
+        3
+    );
     change(&store, &todo, Lifecycle::Restored).await;
     assert_eq!(info(&store, &todo).await.state, StreamState::Live);
     let append = Append::to(todo.clone(), exact(4), [event("done")]);
@@ -61,12 +86,22 @@ pub async fn lifecycle_events_are_versioned_events<F: Fixture>(fixture: &F) {
     let actual = StreamVersion::new(1);
     assert_eq!(
         kind,
-        StoreErrorKind::Conflict(Conflict::Version { stream: todo.clone(), expected: exact(0), actual })
+        StoreErrorKind::Conflict(Conflict::Version {
+            stream: todo.clone(),
+            expected: exact(0),
+            actual
+        })
     );
     assert_eq!(info(&store, &todo).await.state, StreamState::Live);
-    for (version, lifecycle) in [Lifecycle::Deleted, Lifecycle::Restored, Lifecycle::Deleted, Lifecycle::Erased, Lifecycle::Restored]
-        .into_iter()
-        .enumerate()
+    for (version, lifecycle) in [
+        Lifecycle::Deleted,
+        Lifecycle::Restored,
+        Lifecycle::Deleted,
+        Lifecycle::Erased,
+        Lifecycle::Restored,
+    ]
+    .into_iter()
+    .enumerate()
     {
         let append = Append::to(
             todo.clone(),
@@ -92,13 +127,31 @@ pub async fn lifecycle_events_are_versioned_events<F: Fixture>(fixture: &F) {
 pub async fn the_order_within_an_append_counts<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let (one, two) = (stream("todo", "1"), stream("todo", "2"));
-    let last = any(&one, [event("added"), event("done"), Lifecycle::Deleted.event()]);
+    let last = any(
+        &one,
+        [event("added"), event("done"), Lifecycle::Deleted.event()],
+    );
     within(store.append(last)).await.unwrap();
     assert_eq!(info(&store, &one).await.state, StreamState::Deleted);
-    let behind = any(&two, [event("added"), Lifecycle::Deleted.event(), event("done")]);
+    let behind = any(
+        &two,
+        [event("added"), Lifecycle::Deleted.event(), event("done")],
+    );
     let kind = refused(&store, behind).await;
-    assert_eq!(kind, StoreErrorKind::StreamDeleted { stream: two.clone() });
-    let between = any(&two, [Lifecycle::Deleted.event(), Lifecycle::Restored.event(), event("done")]);
+    assert_eq!(
+        kind,
+        StoreErrorKind::StreamDeleted {
+            stream: two.clone()
+        }
+    );
+    let between = any(
+        &two,
+        [
+            Lifecycle::Deleted.event(),
+            Lifecycle::Restored.event(),
+            event("done"),
+        ],
+    );
     within(store.append(between)).await.unwrap();
     assert_eq!(info(&store, &two).await.state, StreamState::Live);
     let back = any(&one, [Lifecycle::Restored.event(), event("done")]);
@@ -114,7 +167,15 @@ async fn person(store: &impl EventStore, stream: &StreamId) {
             .with_tag(tag("ann"))
     };
     let seat = NewEvent::of(&SeatEvent::taken(1)).unwrap();
-    let append = any(stream, [secret("joined"), seat, secret("moved"), tagged(&["vip"], &[])]);
+    let append = any(
+        stream,
+        [
+            secret("joined"),
+            seat,
+            secret("moved"),
+            tagged(&["vip"], &[]),
+        ],
+    );
     within(store.append(append)).await.unwrap();
 }
 
@@ -122,7 +183,12 @@ fn assert_skeleton(before: &RecordedEvent, after: &RecordedEvent) {
     let skeleton = |event: &RecordedEvent| {
         let recorded = event.recorded().clone();
         (
-            (recorded.position, recorded.stream, recorded.version, recorded.id),
+            (
+                recorded.position,
+                recorded.stream,
+                recorded.version,
+                recorded.id,
+            ),
             (recorded.name, recorded.schema_version, recorded.recorded_at),
         )
     };
@@ -141,7 +207,9 @@ pub async fn erasing_keeps_the_skeleton_and_nothing_else<F: Fixture>(fixture: &F
     person(&store, &ann).await;
     person(&store, &ben).await;
     let before = log(&store).await;
-    let receipt = within(store.append(any(&ann, [Lifecycle::Erased.event()]))).await.unwrap();
+    let receipt = within(store.append(any(&ann, [Lifecycle::Erased.event()])))
+        .await
+        .unwrap();
     assert_eq!(receipt.position(), position(9));
     for handle in [&store, &other] {
         let after = log(handle).await;
@@ -153,7 +221,10 @@ pub async fn erasing_keeps_the_skeleton_and_nothing_else<F: Fixture>(fixture: &F
                 assert_eq!(before, after, "others keep everything");
             }
         }
-        assert_eq!((after[8].name(), after[8].is_erased()), ("backstory.erased", false));
+        assert_eq!(
+            (after[8].name(), after[8].is_erased()),
+            ("backstory.erased", false)
+        );
         let row = info(handle, &ann).await;
         assert_eq!((row.state, row.version.get()), (StreamState::Erased, 5));
         assert!(row.tags.is_empty());
@@ -167,10 +238,16 @@ pub async fn readers_pass_over_erased_events<F: Fixture>(fixture: &F) {
     person(&store, &ben).await;
     change(&store, &ann, Lifecycle::Erased).await;
     let query = EventQuery::new(EventFilter::of::<SeatEvent>());
-    let envelopes = within(store.collect_as::<SeatEvent>(query.clone())).await.unwrap();
+    let envelopes = within(store.collect_as::<SeatEvent>(query.clone()))
+        .await
+        .unwrap();
     assert_eq!(envelopes.len(), 1);
     assert_eq!(envelopes[0].stream(), &ben);
-    assert_eq!(within(store.collect(query)).await.unwrap().len(), 2, "raw readers see them");
+    assert_eq!(
+        within(store.collect(query)).await.unwrap().len(),
+        2,
+        "raw readers see them"
+    );
     // What identified the person no longer finds anything; names and streams still do.
     let tagged = find(&store, EventFilter::tag(tag("ann"))).await;
     assert!(tagged.iter().all(|event| event.stream() == &ben));
@@ -183,15 +260,25 @@ pub async fn an_erased_stream_refuses_all_but_a_revival<F: Fixture>(fixture: &F)
     let ann = stream("user", "ann");
     person(&store, &ann).await;
     change(&store, &ann, Lifecycle::Erased).await;
-    let erased = StoreErrorKind::StreamErased { stream: ann.clone() };
+    let erased = StoreErrorKind::StreamErased {
+        stream: ann.clone(),
+    };
     for expected in every_expectation(5) {
-        for event in [event("joined"), tagged(&["red"], &[]), Lifecycle::Deleted.event()] {
+        for event in [
+            event("joined"),
+            tagged(&["red"], &[]),
+            Lifecycle::Deleted.event(),
+        ] {
             let append = Append::to(ann.clone(), expected, [event]);
             assert_eq!(refused(&store, append).await, erased);
         }
     }
     change(&store, &ann, Lifecycle::Restored).await;
-    let append = Append::to(ann.clone(), exact(6), [event("joined").with_tag(tag("new"))]);
+    let append = Append::to(
+        ann.clone(),
+        exact(6),
+        [event("joined").with_tag(tag("new"))],
+    );
     within(store.append(append)).await.unwrap();
     let stored = find(&store, EventFilter::stream(ann.clone())).await;
     let erased: Vec<_> = stored.iter().map(RecordedEvent::is_erased).collect();
@@ -220,13 +307,19 @@ pub async fn a_refused_erasure_erases_nothing<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let (ann, ben) = (stream("user", "ann"), stream("user", "ben"));
     person(&store, &ann).await;
-    let append = any(&ann, [Lifecycle::Erased.event()])
-        .and(ben.clone(), ExpectedVersion::StreamExists, [event("left")]);
+    let append = any(&ann, [Lifecycle::Erased.event()]).and(
+        ben.clone(),
+        ExpectedVersion::StreamExists,
+        [event("left")],
+    );
     refused(&store, append).await; // compares log and stream rows
     person(&store, &ben).await;
     // With a right version both happen.
-    let append = any(&ann, [Lifecycle::Erased.event()])
-        .and(ben.clone(), ExpectedVersion::StreamExists, [event("left").with_tag(tag("ann"))]);
+    let append = any(&ann, [Lifecycle::Erased.event()]).and(
+        ben.clone(),
+        ExpectedVersion::StreamExists,
+        [event("left").with_tag(tag("ann"))],
+    );
     within(store.append(append)).await.unwrap();
     let stored = find(&store, EventFilter::stream(ann)).await;
     assert!(stored[..4].iter().all(RecordedEvent::is_erased));
@@ -237,13 +330,24 @@ pub async fn a_refused_erasure_erases_nothing<F: Fixture>(fixture: &F) {
 pub async fn streams_get_and_lose_tags<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let todo = stream("todo", "1");
-    within(store.append(any(&todo, [event("added").with_tag(tag("of the event"))]))).await.unwrap();
-    assert!(info(&store, &todo).await.tags.is_empty(), "tags of events are not tags of streams");
+    within(store.append(any(&todo, [event("added").with_tag(tag("of the event"))])))
+        .await
+        .unwrap();
+    assert!(
+        info(&store, &todo).await.tags.is_empty(),
+        "tags of events are not tags of streams"
+    );
     let steps: [(NewEvent, &[&str]); 6] = [
         (tagged(&["red", "big", "red"], &[]), &["big", "red"]),
-        (tagged(&["{a,\"b\"}", "big"], &["never"]), &["big", "red", "{a,\"b\"}"]),
+        (
+            tagged(&["{a,\"b\"}", "big"], &["never"]),
+            &["big", "red", "{a,\"b\"}"],
+        ),
         (tagged(&[], &["red"]), &["big", "{a,\"b\"}"]),
-        (tagged(&["Zoo", "\u{e9}"], &["big"]), &["Zoo", "{a,\"b\"}", "\u{e9}"]),
+        (
+            tagged(&["Zoo", "\u{e9}"], &["big"]),
+            &["Zoo", "{a,\"b\"}", "\u{e9}"],
+        ),
         (tagged(&[], &[]), &["Zoo", "{a,\"b\"}", "\u{e9}"]),
         (tagged(&[], &["Zoo", "{a,\"b\"}", "\u{e9}"]), &[]),
     ];
@@ -260,13 +364,17 @@ pub async fn stream_rows_follow_the_log<F: Fixture>(fixture: &F) {
     let (one, two) = (stream("todo", "1"), stream("todo", "2"));
     put(&store, &one, &["a", "b"]).await;
     put(&store, &two, &["a"]).await;
-    let append = any(&two, events(&["b"])).and(one.clone(), ExpectedVersion::Any, events(&["c", "d"]));
+    let append =
+        any(&two, events(&["b"])).and(one.clone(), ExpectedVersion::Any, events(&["c", "d"]));
     within(store.append(append)).await.unwrap();
     for (stream, version, first, last) in [(&one, 4, 1, 6), (&two, 2, 3, 4)] {
         let row = info(&store, stream).await;
         assert_eq!(&row.stream, stream);
         assert_eq!(row.version, StreamVersion::new(version));
-        assert_eq!((row.first_position, row.last_position), (position(first), position(last)));
+        assert_eq!(
+            (row.first_position, row.last_position),
+            (position(first), position(last))
+        );
         assert_eq!((row.state, row.tags), (StreamState::Live, Vec::new()));
     }
     change(&store, &one, Lifecycle::Deleted).await;

@@ -2,9 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use backstory_event::{
-    Append, EventStore, ExpectedVersion, Position, StoreErrorKind, StreamId,
-};
+use backstory_event::{Append, EventStore, ExpectedVersion, Position, StoreErrorKind, StreamId};
 use futures::{FutureExt, future::poll_immediate};
 
 use crate::{
@@ -20,7 +18,9 @@ async fn until_stored(store: &impl EventStore, append: &Append) {
 }
 
 async fn count(store: &impl EventStore, stream: &StreamId) -> usize {
-    find(store, backstory_event::EventFilter::stream(stream.clone())).await.len()
+    find(store, backstory_event::EventFilter::stream(stream.clone()))
+        .await
+        .len()
 }
 
 pub async fn a_dropped_append_is_stored_whole_or_not_at_all<F: Fixture>(fixture: &F) {
@@ -28,9 +28,12 @@ pub async fn a_dropped_append_is_stored_whole_or_not_at_all<F: Fixture>(fixture:
     let mut dice = Dice::new(7);
     let mut dropped = Vec::new();
     for round in 0..30 {
-        let (one, two) = (stream("one", &round.to_string()), stream("two", &round.to_string()));
-        let append = Append::to(one, exact(0), events(&["a", "b"]))
-            .and(two, exact(0), events(&["c"]));
+        let (one, two) = (
+            stream("one", &round.to_string()),
+            stream("two", &round.to_string()),
+        );
+        let append =
+            Append::to(one, exact(0), events(&["a", "b"])).and(two, exact(0), events(&["c"]));
         {
             // Dropped before it begins, after the first poll, or while the store works on it.
             let mut attempt = pin!(store.append(append.clone()));
@@ -46,13 +49,19 @@ pub async fn a_dropped_append_is_stored_whole_or_not_at_all<F: Fixture>(fixture:
         put(&store, &stream("steady", "1"), &["done"]).await;
     }
     let half = |append: &Append| {
-        let (one, two) = (append.parts[0].stream.clone(), append.parts[1].stream.clone());
+        let (one, two) = (
+            append.parts[0].stream.clone(),
+            append.parts[1].stream.clone(),
+        );
         let store = store.clone();
         async move { (count(&store, &one).await, count(&store, &two).await) }
     };
     for append in &dropped {
         let found = half(append).await;
-        assert!([(0, 0), (2, 1)].contains(&found), "half an append is stored: {found:?}");
+        assert!(
+            [(0, 0), (2, 1)].contains(&found),
+            "half an append is stored: {found:?}"
+        );
     }
     // Whatever became of them: the same events with the same ids end up in the log once.
     for append in &dropped {
@@ -67,11 +76,18 @@ pub async fn an_expired_deadline_tells_the_truth<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let mut not_stored = Vec::new();
     let mut all = Vec::new();
-    for (round, micros) in [0, 1, 50, 200, 500, 1_000, 2_000, 5_000].into_iter().cycle().take(40).enumerate() {
+    for (round, micros) in [0, 1, 50, 200, 500, 1_000, 2_000, 5_000]
+        .into_iter()
+        .cycle()
+        .take(40)
+        .enumerate()
+    {
         let own = stream("own", &round.to_string());
         let append = Append::to(own.clone(), ExpectedVersion::NoStream, events(&["a", "b"]))
             .with_deadline(Duration::from_micros(micros));
-        let outcome = within(store.append(append.clone())).await.map_err(|error| error.into_kind());
+        let outcome = within(store.append(append.clone()))
+            .await
+            .map_err(|error| error.into_kind());
         match outcome {
             Ok(receipt) => assert_eq!(receipt.version(&own).unwrap().get(), 2),
             Err(StoreErrorKind::NotStored { .. } | StoreErrorKind::Unavailable { .. }) => {

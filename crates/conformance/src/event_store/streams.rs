@@ -13,7 +13,9 @@ use crate::{
 };
 
 fn texts(rows: &[StreamInfo]) -> Vec<(&str, &str)> {
-    rows.iter().map(|row| (row.stream.category(), row.stream.key())).collect()
+    rows.iter()
+        .map(|row| (row.stream.category(), row.stream.key()))
+        .collect()
 }
 
 async fn make(store: &impl EventStore, streams: &[StreamId]) {
@@ -25,7 +27,9 @@ async fn make(store: &impl EventStore, streams: &[StreamId]) {
 
 pub async fn streams_are_listed_in_byte_order<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let keys = ["a", "B", "b", "A", "10", "9", "é", "z", "e", "a b", "a-b", "aa", "_", "~", "日"];
+    let keys = [
+        "a", "B", "b", "A", "10", "9", "é", "z", "e", "a b", "a-b", "aa", "_", "~", "日",
+    ];
     let categories = ["todo", "Todo", "to", "to do", "todo!", "ärger"];
     let mut streams = Vec::new();
     for category in categories {
@@ -57,7 +61,14 @@ pub async fn streams_are_filtered_by_category_key_tag_and_state<F: Fixture>(fixt
     }
     let change = |category: &str, key: &str, add: &[&str]| {
         let add = add.iter().map(|text| tag(text)).collect();
-        any(&stream(category, key), [TagChange { add, remove: Vec::new() }.event()])
+        any(
+            &stream(category, key),
+            [TagChange {
+                add,
+                remove: Vec::new(),
+            }
+            .event()],
+        )
     };
     for append in [
         change("todo", "1", &["red", "big"]),
@@ -72,16 +83,37 @@ pub async fn streams_are_filtered_by_category_key_tag_and_state<F: Fixture>(fixt
     }
     let new = StreamQuery::new;
     let cases: [(StreamQuery, &[(&str, &str)]); 12] = [
-        (new(), &[("list", "1"), ("list", "2"), ("list", "3"), ("todo", "1"), ("todo", "2")]),
+        (
+            new(),
+            &[
+                ("list", "1"),
+                ("list", "2"),
+                ("list", "3"),
+                ("todo", "1"),
+                ("todo", "2"),
+            ],
+        ),
         (new().category("todo"), &[("todo", "1"), ("todo", "2")]),
         (new().category("never"), &[]),
         (new().key(2), &[("list", "2"), ("todo", "2")]),
-        (new().category("list").key(3).key("1").key("x"), &[("list", "1"), ("list", "3")]),
-        (new().tag(tag("red")), &[("list", "1"), ("todo", "1"), ("todo", "2")]),
+        (
+            new().category("list").key(3).key("1").key("x"),
+            &[("list", "1"), ("list", "3")],
+        ),
+        (
+            new().tag(tag("red")),
+            &[("list", "1"), ("todo", "1"), ("todo", "2")],
+        ),
         (new().tag(tag("red")).tag(tag("big")), &[("todo", "1")]),
         (new().tag(tag("{red,big}")), &[("list", "1")]),
-        (new().state(StreamState::Deleted), &[("list", "4"), ("todo", "3")]),
-        (new().state(StreamState::Deleted).tag(tag("big")), &[("todo", "3")]),
+        (
+            new().state(StreamState::Deleted),
+            &[("list", "4"), ("todo", "3")],
+        ),
+        (
+            new().state(StreamState::Deleted).tag(tag("big")),
+            &[("todo", "3")],
+        ),
         (new().state(StreamState::Erased), &[("todo", "4")]),
         (
             every_state(new()).category("todo"),
@@ -100,7 +132,9 @@ pub async fn streams_are_filtered_by_category_key_tag_and_state<F: Fixture>(fixt
 pub async fn every_stream_is_listed_once_while_others_write<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let other = within(fixture.elsewhere()).await;
-    let before: Vec<_> = (0..40).map(|number| stream("todo", &format!("m{number:02}"))).collect();
+    let before: Vec<_> = (0..40)
+        .map(|number| stream("todo", &format!("m{number:02}")))
+        .collect();
     make(&store, &before).await;
     let mut query = StreamQuery::new().limit(3);
     let mut seen = Vec::new();
@@ -125,16 +159,25 @@ pub async fn every_stream_is_listed_once_while_others_write<F: Fixture>(fixture:
     let unique: BTreeSet<_> = seen.iter().collect();
     assert_eq!(unique.len(), seen.len(), "no stream twice");
     assert!(seen.is_sorted());
-    assert!(before.iter().all(|stream| unique.contains(stream)), "no stream is left out");
+    assert!(
+        before.iter().all(|stream| unique.contains(stream)),
+        "no stream is left out"
+    );
 }
 
 pub async fn a_cursor_outlives_its_stream<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let streams: Vec<_> = (1..=5).map(|number| stream("todo", &number.to_string())).collect();
+    let streams: Vec<_> = (1..=5)
+        .map(|number| stream("todo", &number.to_string()))
+        .collect();
     make(&store, &streams).await;
-    let page = within(store.streams(&StreamQuery::new().limit(2))).await.unwrap();
+    let page = within(store.streams(&StreamQuery::new().limit(2)))
+        .await
+        .unwrap();
     let next = page.next.unwrap();
-    within(store.append(any(&streams[1], [Lifecycle::Deleted.event()]))).await.unwrap();
+    within(store.append(any(&streams[1], [Lifecycle::Deleted.event()])))
+        .await
+        .unwrap();
     let rest = list(&store, StreamQuery::new().after(next)).await;
     assert_eq!(texts(&rest), [("todo", "3"), ("todo", "4"), ("todo", "5")]);
     let nowhere = StreamCursor::behind(stream("todo", "33"));
@@ -147,11 +190,19 @@ pub async fn a_cursor_outlives_its_stream<F: Fixture>(fixture: &F) {
 
 pub async fn lists_of_streams_are_bounded<F: Fixture>(fixture: &F) {
     let store = fixture.store();
-    let streams: Vec<_> = (0..1_050).map(|number| stream("todo", &format!("{number:04}"))).collect();
+    let streams: Vec<_> = (0..1_050)
+        .map(|number| stream("todo", &format!("{number:04}")))
+        .collect();
     for part in streams.chunks(525) {
         make(&store, part).await;
     }
-    for (limit, size) in [(None, 100), (Some(0), 1), (Some(1), 1), (Some(1_000), 1_000), (Some(usize::MAX), 1_000)] {
+    for (limit, size) in [
+        (None, 100),
+        (Some(0), 1),
+        (Some(1), 1),
+        (Some(1_000), 1_000),
+        (Some(usize::MAX), 1_000),
+    ] {
         let mut query = StreamQuery::new();
         query.limit = limit;
         let page = within(store.streams(&query)).await.unwrap();
@@ -162,13 +213,21 @@ pub async fn lists_of_streams_are_bounded<F: Fixture>(fixture: &F) {
     assert_eq!(list(&store, all.clone()).await.len(), 1_050);
     let last = StreamCursor::behind(streams[524].clone());
     let page = within(store.streams(&all.after(last))).await.unwrap();
-    assert_eq!((page.streams.len(), page.next), (525, None), "the last page says so");
+    assert_eq!(
+        (page.streams.len(), page.next),
+        (525, None),
+        "the last page says so"
+    );
 }
 
 pub async fn an_unknown_stream_has_no_row<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     put(&store, &stream("todo", "1"), &["made"]).await;
-    for unknown in [stream("todo", "2"), stream("list", "1"), stream("tod", "o1")] {
+    for unknown in [
+        stream("todo", "2"),
+        stream("list", "1"),
+        stream("tod", "o1"),
+    ] {
         assert_eq!(within(store.stream_info(&unknown)).await.unwrap(), None);
     }
     assert_eq!(stream_rows(&store).await.len(), 1);

@@ -41,13 +41,19 @@ pub async fn each_event_is_projected_exactly_once<F: Fixture>(fixture: &F) {
     assert_eq!((status.events_projected, status.lag), (5_000, 0));
     assert_eq!(status.state, ProjectionState::Running);
     let report = within(projector.shutdown()).await.unwrap();
-    assert_eq!(report.projections[0].checkpoint.position, Position::new(5_260));
+    assert_eq!(
+        report.projections[0].checkpoint.position,
+        Position::new(5_260)
+    );
 }
 
 pub async fn an_event_that_does_not_decode_is_an_error_and_never_dropped<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     book(&store, 3).await;
-    let broken = NewEvent::raw("ledger.booked", Payload::parse(r#"{"amount":"much"}"#).unwrap());
+    let broken = NewEvent::raw(
+        "ledger.booked",
+        Payload::parse(r#"{"amount":"much"}"#).unwrap(),
+    );
     let id = broken.id;
     append(&store, "a", [broken]).await;
     let last = book(&store, 1).await;
@@ -55,7 +61,10 @@ pub async fn an_event_that_does_not_decode_is_an_error_and_never_dropped<F: Fixt
     let projector = run(&store, Schedule::continuous()).await;
     let error = within(projector.caught_up(&last)).await.unwrap_err();
     assert!(error.is_failing(), "{error}");
-    let ProjectorErrorKind::Failing { projection, after, .. } = error.kind() else {
+    let ProjectorErrorKind::Failing {
+        projection, after, ..
+    } = error.kind()
+    else {
         panic!("{error:?}");
     };
     assert_eq!((projection.as_str(), after.get()), (LEDGER, 3));
@@ -68,9 +77,10 @@ pub async fn an_event_that_does_not_decode_is_an_error_and_never_dropped<F: Fixt
     }
     // What comes before it is in the read model, what comes behind it is not.
     assert_eq!(seen(&store).await, [1, 2, 3]);
-    until(&projector, |status| {
-        matches!(status.state, ProjectionState::Failing { attempts, .. } if attempts >= 2)
-    })
+    until(
+        &projector,
+        |status| matches!(status.state, ProjectionState::Failing { attempts, .. } if attempts >= 2),
+    )
     .await;
     assert_eq!(seen(&store).await, [1, 2, 3]);
 }
@@ -139,7 +149,10 @@ pub async fn unknown_names_are_never_decoded<F: Fixture>(fixture: &F) {
     append(&store, "a", [odd(), booked(1), odd()]).await;
     within(projector.catch_up()).await.unwrap();
     let asked: Vec<_> = ASKED.lock().unwrap().clone();
-    assert!(!asked.is_empty() && asked.iter().all(|name| name == "ledger.booked"), "{asked:?}");
+    assert!(
+        !asked.is_empty() && asked.iter().all(|name| name == "ledger.booked"),
+        "{asked:?}"
+    );
     // A filter that lets them through passes over them all the same.
     let reader = projection::DocumentReader::from(&store);
     let page = reader.list::<LedgerEvent>(List::of("whole")).await.unwrap();
@@ -193,10 +206,18 @@ impl Projection<Documents> for Batches {
     type Event = Halves;
     const NAME: &'static str = "batches";
 
-    async fn project(&self, batch: &[Envelope<Halves>], docs: &mut Documents) -> projection::Result {
+    async fn project(
+        &self,
+        batch: &[Envelope<Halves>],
+        docs: &mut Documents,
+    ) -> projection::Result {
         let amounts: Vec<_> = batch.iter().map(|e| e.event.0).collect();
-        docs.put("batches", &format!("{:03}", batch[0].position().get()), &amounts)
-            .await?;
+        docs.put(
+            "batches",
+            &format!("{:03}", batch[0].position().get()),
+            &amounts,
+        )
+        .await?;
         Ok(())
     }
 }
@@ -297,9 +318,17 @@ pub async fn many_projections_share_one_projector<F: Fixture>(fixture: &F) {
     assert_eq!(all.load(Ordering::SeqCst), 8 * 30);
     let reader = projection::DocumentReader::from(&store);
     for name in COUNTERS {
-        assert_eq!(reader.get::<usize>(name, "count").await.unwrap(), Some(30), "{name}");
+        assert_eq!(
+            reader.get::<usize>(name, "count").await.unwrap(),
+            Some(30),
+            "{name}"
+        );
     }
-    let names: Vec<_> = projector.status().into_iter().map(|status| status.name).collect();
+    let names: Vec<_> = projector
+        .status()
+        .into_iter()
+        .map(|status| status.name)
+        .collect();
     assert_eq!(names, COUNTERS);
 }
 
@@ -334,11 +363,17 @@ pub async fn a_changed_past_stops_the_projection<F: Fixture>(fixture: &F) {
             position: Position::new(lost_at),
             event_id: EventId::new(),
         };
-        let step = Step { from, to: Target::Advance(lost) };
+        let step = Step {
+            from,
+            to: Target::Advance(lost),
+        };
         store.commit_documents(Vec::new(), &step).await.unwrap();
 
         let projector = run(&store, Schedule::continuous()).await;
-        until(&projector, |status| matches!(status.state, ProjectionState::Stopped { .. })).await;
+        until(&projector, |status| {
+            matches!(status.state, ProjectionState::Stopped { .. })
+        })
+        .await;
         let receipt = book(&store, 6).await;
         let receipt = Checkpoint::from(&receipt);
         let error = within(projector.caught_up(receipt)).await.unwrap_err();
@@ -353,9 +388,15 @@ pub async fn a_changed_past_stops_the_projection<F: Fixture>(fixture: &F) {
         within(projector.shutdown()).await.unwrap();
         // For the next round.
         let from = store.load_progress(LEDGER).await.unwrap();
-        let step = Step { from, to: Target::Reset };
+        let step = Step {
+            from,
+            to: Target::Reset,
+        };
         store.commit_documents(Vec::new(), &step).await.unwrap();
-        assert_ne!(store.load_progress(LEDGER).await.unwrap(), Progress::start(LEDGER));
+        assert_ne!(
+            store.load_progress(LEDGER).await.unwrap(),
+            Progress::start(LEDGER)
+        );
     }
 }
 
@@ -377,7 +418,11 @@ pub async fn a_failing_batch_leaves_nothing_and_is_tried_again<F: Fixture>(fixtu
     };
     assert_eq!(reason, "the ledger is closed today");
     assert_eq!((status.reached.get(), status.lag), (2, 3));
-    assert_eq!(seen(&store).await, [1, 2], "a failed attempt leaves nothing");
+    assert_eq!(
+        seen(&store).await,
+        [1, 2],
+        "a failed attempt leaves nothing"
+    );
     switches.fail(false);
     let status = until(&projector, |status| status.lag == 0).await;
     assert_eq!(status.state, ProjectionState::Running);

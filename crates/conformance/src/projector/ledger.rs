@@ -67,7 +67,12 @@ impl Projection<Documents> for Ledger {
     ) -> projection::Result {
         let positions = batch.iter().map(|e| e.position().get());
         let write_down = |seen: Option<Vec<i64>>| {
-            Some(seen.unwrap_or_default().into_iter().chain(positions).collect())
+            Some(
+                seen.unwrap_or_default()
+                    .into_iter()
+                    .chain(positions)
+                    .collect(),
+            )
         };
         docs.update(LEDGER, "seen", write_down).await?;
         if self.0.fails.load(Ordering::SeqCst) {
@@ -161,7 +166,10 @@ pub fn until(
         });
         match patience.await {
             Ok(status) => status,
-            Err(_) => panic!("the ledger never got there at {place}: {:#?}", status(projector)),
+            Err(_) => panic!(
+                "the ledger never got there at {place}: {:#?}",
+                status(projector)
+            ),
         }
     }
 }

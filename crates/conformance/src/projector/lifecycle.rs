@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backstory_event::{Envelope, Position};
 use backstory_projection::{
-    self as projection, Checkpoints, DocumentReader, Documents, Projection,
-    ProjectionState, Projector, ProjectorErrorKind, ProjectorOptions, Schedule,
+    self as projection, Checkpoints, DocumentReader, Documents, Projection, ProjectionState,
+    Projector, ProjectorErrorKind, ProjectorOptions, Schedule,
 };
 
 use super::ledger::{
@@ -39,7 +39,10 @@ pub async fn a_reset_builds_the_read_model_again<F: Fixture>(fixture: &F) {
     }
     let projector = run(&store, Schedule::continuous()).await;
     let error = within(projector.reset("leger")).await.unwrap_err();
-    assert!(matches!(error.kind(), ProjectorErrorKind::UnknownProjection { .. }), "{error}");
+    assert!(
+        matches!(error.kind(), ProjectorErrorKind::UnknownProjection { .. }),
+        "{error}"
+    );
 }
 
 pub async fn a_paused_projection_rests_until_it_is_resumed<F: Fixture>(fixture: &F) {
@@ -54,7 +57,10 @@ pub async fn a_paused_projection_rests_until_it_is_resumed<F: Fixture>(fixture: 
     until(&projector, |status| status.head.get() == 5).await;
     clock.advance(HOUR);
     let paused = status(&projector);
-    assert_eq!((paused.events_projected, paused.reached.get(), paused.lag), (2, 2, 3));
+    assert_eq!(
+        (paused.events_projected, paused.reached.get(), paused.lag),
+        (2, 2, 3)
+    );
     within(projector.resume(LEDGER)).await.unwrap();
     let resumed = until(&projector, |status| status.events_projected == 5).await;
     assert_eq!(resumed.state, ProjectionState::Running);
@@ -96,9 +102,18 @@ pub async fn a_shutdown_says_what_is_left<F: Fixture>(fixture: &F) {
     within(projector.catch_up()).await.unwrap();
     switches.fail(true);
     book(&store, 3).await;
-    until(&projector, |status| matches!(status.state, ProjectionState::Failing { .. })).await;
+    until(&projector, |status| {
+        matches!(status.state, ProjectionState::Failing { .. })
+    })
+    .await;
     let report = within(projector.shutdown()).await.unwrap();
-    assert_eq!((report.projections[0].lag, report.projections[0].reached.get()), (3, 2));
+    assert_eq!(
+        (
+            report.projections[0].lag,
+            report.projections[0].reached.get()
+        ),
+        (3, 2)
+    );
     let projector = run(&store, Schedule::continuous()).await;
     within(projector.catch_up()).await.unwrap();
     assert_eq!(status(&projector).events_projected, 3);
@@ -133,9 +148,20 @@ pub async fn a_checkpoint_also_passes_events_of_others<F: Fixture>(fixture: &F) 
     noise(&store, 50).await;
     within(projector.catch_up()).await.unwrap();
     let passed = status(&projector);
-    assert_eq!((passed.reached.get(), passed.lag, passed.batches), (50, 0, 0));
+    assert_eq!(
+        (passed.reached.get(), passed.lag, passed.batches),
+        (50, 0, 0)
+    );
     // It is not written for each of them, but it is written.
-    assert_eq!(store.load_progress(LEDGER).await.unwrap().checkpoint.position, Position::START);
+    assert_eq!(
+        store
+            .load_progress(LEDGER)
+            .await
+            .unwrap()
+            .checkpoint
+            .position,
+        Position::START
+    );
     clock.advance(Duration::from_secs(1));
     until(&projector, |status| status.checkpoint.position.get() == 50).await;
     noise(&store, 10).await;
@@ -205,11 +231,17 @@ pub async fn names_are_checked_at_the_start<F: Fixture>(fixture: &F) {
         .with(Ledger::default(), Schedule::continuous())
         .with(Namesake, Schedule::continuous());
     let error = within(twice.start()).await.unwrap_err();
-    assert!(matches!(error.kind(), ProjectorErrorKind::DuplicateName { .. }), "{error}");
+    assert!(
+        matches!(error.kind(), ProjectorErrorKind::DuplicateName { .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains(LEDGER));
     let nameless = Projector::new(&store).with(Nameless, Schedule::continuous());
     let error = within(nameless.start()).await.unwrap_err();
-    assert!(matches!(error.kind(), ProjectorErrorKind::InvalidName(_)), "{error}");
+    assert!(
+        matches!(error.kind(), ProjectorErrorKind::InvalidName(_)),
+        "{error}"
+    );
 }
 
 pub async fn a_reset_calls_the_projection<F: Fixture>(fixture: &F) {
@@ -224,7 +256,10 @@ pub async fn a_reset_calls_the_projection<F: Fixture>(fixture: &F) {
         assert_eq!(reset.is_err(), fails);
         if let Err(error) = reset {
             let text = error.to_string();
-            assert!(text.contains("resetting") && text.contains("not today"), "{text}");
+            assert!(
+                text.contains("resetting") && text.contains("not today"),
+                "{text}"
+            );
         }
         within(projector.catch_up()).await.unwrap();
         let was_reset = reader.get::<bool>("resetting", "was reset").await.unwrap();

@@ -32,7 +32,9 @@ pub async fn a_debounce_makes_one_batch_of_many<F: Fixture>(fixture: &F) {
 pub async fn the_cap_holds_under_steady_traffic<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let debounce = Duration::from_millis(200);
-    let schedule = Schedule::continuous().debounce(debounce).debounce_cap(debounce * 2);
+    let schedule = Schedule::continuous()
+        .debounce(debounce)
+        .debounce_cap(debounce * 2);
     let (projector, clock) = run_by_hand(&store, schedule).await;
     // An event in each tenth of a second, for six seconds: it is never quiet for long enough.
     for number in 1..=60 {
@@ -45,7 +47,10 @@ pub async fn the_cap_holds_under_steady_traffic<F: Fixture>(fixture: &F) {
     }
     // Five events fit into the time of the cap, the batch in between may take one more.
     let batches = status(&projector).batches;
-    assert!((9..=16).contains(&batches), "{batches} batches in six seconds");
+    assert!(
+        (9..=16).contains(&batches),
+        "{batches} batches in six seconds"
+    );
 }
 
 pub async fn a_full_batch_does_not_wait<F: Fixture>(fixture: &F) {
@@ -66,7 +71,11 @@ pub async fn a_periodic_projection_runs_once_in_each_interval<F: Fixture>(fixtur
     let (projector, clock) = run_by_hand(&store, Schedule::every(HOUR).max_batch(4)).await;
     book(&store, 5).await;
     until(&projector, |status| status.head.get() == 10).await;
-    assert_eq!(status(&projector).reached.get(), 0, "the first run is after an interval");
+    assert_eq!(
+        status(&projector).reached.get(),
+        0,
+        "the first run is after an interval"
+    );
     clock.advance(HOUR);
     until(&projector, |status| status.events_projected == 10).await;
     book(&store, 3).await;

@@ -57,7 +57,9 @@ pub async fn waiting_ends_the_debounce<F: Fixture>(fixture: &F) {
         book(&store, 1).await;
         Ok(())
     };
-    within(futures::future::try_join(waits, appends)).await.unwrap();
+    within(futures::future::try_join(waits, appends))
+        .await
+        .unwrap();
     assert_eq!(seen(&store).await.len(), 21);
     // A periodic projection runs for somebody who waits.
     drop(projector);
@@ -82,11 +84,23 @@ pub async fn waiting_concerns_those_who_want_the_events<F: Fixture>(fixture: &F)
         assert!(within(all).await.unwrap_err().is_paused());
     }
     let nothing = Appended::nothing(receipt.checkpoint);
-    assert!(within(projector.caught_up(&nothing)).await.unwrap_err().is_paused());
+    assert!(
+        within(projector.caught_up(&nothing))
+            .await
+            .unwrap_err()
+            .is_paused()
+    );
     // One alone can be asked, whatever it wants.
-    within(projector.projection(LEDGER).caught_up(&receipt)).await.unwrap();
+    within(projector.projection(LEDGER).caught_up(&receipt))
+        .await
+        .unwrap();
     let weather = projector.projection("weather");
-    assert!(within(weather.caught_up(&receipt)).await.unwrap_err().is_paused());
+    assert!(
+        within(weather.caught_up(&receipt))
+            .await
+            .unwrap_err()
+            .is_paused()
+    );
     within(projector.resume("weather")).await.unwrap();
     within(weather.caught_up(&receipt)).await.unwrap();
     let changed = append(&store, "a", [NewEvent::of(&WeatherEvent::Changed).unwrap()]).await;
@@ -94,7 +108,10 @@ pub async fn waiting_concerns_those_who_want_the_events<F: Fixture>(fixture: &F)
 
     let unknown = within(projector.projection("wether").caught_up(&receipt)).await;
     let text = unknown.unwrap_err().to_string();
-    assert!(text.contains("wether") && text.contains("ledger, weather"), "{text}");
+    assert!(
+        text.contains("wether") && text.contains("ledger, weather"),
+        "{text}"
+    );
 }
 
 pub async fn waiting_for_a_failing_projection_gets_its_error<F: Fixture>(fixture: &F) {
@@ -113,9 +130,18 @@ pub async fn waiting_for_a_failing_projection_gets_its_error<F: Fixture>(fixture
         })
         .await;
         let begin = Instant::now();
-        let error = projector.caught_up_within(&bad, PATIENCE * 9).await.unwrap_err();
+        let error = projector
+            .caught_up_within(&bad, PATIENCE * 9)
+            .await
+            .unwrap_err();
         assert!(begin.elapsed() < PATIENCE, "{error}");
-        let ProjectorErrorKind::Failing { projection, after, reason, .. } = error.kind() else {
+        let ProjectorErrorKind::Failing {
+            projection,
+            after,
+            reason,
+            ..
+        } = error.kind()
+        else {
             panic!("{error:?}");
         };
         assert_eq!((projection.as_str(), after.get()), (LEDGER, 1));
@@ -139,7 +165,10 @@ pub async fn waiting_for_a_paused_projection_gets_an_error<F: Fixture>(fixture: 
     assert!(error.is_paused(), "{error}");
     let receipt = book(&store, 1).await;
     let error = within(projector.caught_up(&receipt)).await.unwrap_err();
-    assert!(error.is_paused() && error.to_string().contains(LEDGER), "{error}");
+    assert!(
+        error.is_paused() && error.to_string().contains(LEDGER),
+        "{error}"
+    );
     within(projector.resume(LEDGER)).await.unwrap();
     within(projector.caught_up(&receipt)).await.unwrap();
     // And one that was shut down.
@@ -166,7 +195,9 @@ pub async fn waiting_in_vain_ends_with_the_deadline<F: Fixture>(fixture: &F) {
     assert_eq!((awaited.get(), after.get()), (1_000, 2));
     // A wait that is over wants nothing any more: the debounce holds again.
     let (projector, _) = run_by_hand(&store, Schedule::continuous().debounce(HOUR)).await;
-    let waited = projector.caught_up_within(never, Duration::from_millis(20)).await;
+    let waited = projector
+        .caught_up_within(never, Duration::from_millis(20))
+        .await;
     assert!(waited.is_err());
     book(&store, 2).await;
     let status = until(&projector, |status| status.buffered == 2).await;
@@ -189,7 +220,12 @@ pub async fn a_foreign_receipt_is_refused<F: Fixture>(fixture: &F) {
     within(projector.caught_up(&noise)).await.unwrap();
     within(projector.caught_up(&booked)).await.unwrap();
     booked.checkpoint.event_id = EventId::new();
-    assert!(within(projector.caught_up(&booked)).await.unwrap_err().is_diverged());
+    assert!(
+        within(projector.caught_up(&booked))
+            .await
+            .unwrap_err()
+            .is_diverged()
+    );
 }
 
 pub async fn a_receipt_is_awaited_in_another_process<F: Fixture>(fixture: &F) {

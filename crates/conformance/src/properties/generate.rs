@@ -13,9 +13,26 @@ use super::model::Model;
 use crate::kit::{Dice, payload, position, stream, tag};
 
 const CATEGORIES: [&str; 5] = ["todo", "list", "Todo", "to", "user {x}"];
-const NAMES: [&str; 8] =
-    ["added", "done", "renamed", "Added", "add", "removed", "a,b", "moved \"x\""];
-const TAGS: [&str; 8] = ["red", "big", "Red", "{red,big}", "list:1", "list:2", "\"", "re"];
+const NAMES: [&str; 8] = [
+    "added",
+    "done",
+    "renamed",
+    "Added",
+    "add",
+    "removed",
+    "a,b",
+    "moved \"x\"",
+];
+const TAGS: [&str; 8] = [
+    "red",
+    "big",
+    "Red",
+    "{red,big}",
+    "list:1",
+    "list:2",
+    "\"",
+    "re",
+];
 
 #[derive(Debug)]
 pub(super) struct Generator {
@@ -27,7 +44,11 @@ pub(super) struct Generator {
 impl Generator {
     /// `keys`: how many streams each category has; few make many conflicts.
     pub(super) fn new(seed: u64, keys: usize) -> Self {
-        Self { dice: Dice::new(seed), sent: Vec::new(), keys }
+        Self {
+            dice: Dice::new(seed),
+            sent: Vec::new(),
+            keys,
+        }
     }
 
     pub(super) fn stream(&mut self) -> StreamId {
@@ -40,7 +61,7 @@ impl Generator {
     }
 
     fn id(&mut self) -> EventId {
-        let (high, low) = (self.dice.next(), self.dice.next());
+        let (high, low) = (self.dice.roll(), self.dice.roll());
         EventId::from_uuid(Uuid::from_u64_pair(high | 1, low))
     }
 
@@ -167,7 +188,10 @@ impl Generator {
         let after = count.saturating_sub(self.dice.below(12));
         let checkpoint = match self.dice.below(8) {
             0 => Checkpoint::at(position(count + 1 + self.dice.below(3))),
-            1 => Checkpoint { position: position(after), event_id: self.id() },
+            1 => Checkpoint {
+                position: position(after),
+                event_id: self.id(),
+            },
             2..5 if after > 0 => Checkpoint {
                 position: position(after),
                 event_id: model.events[after - 1].id,
@@ -180,7 +204,12 @@ impl Generator {
     fn spoil(&mut self, append: &mut Append) {
         let bad_name = *self.dice.pick(&["", "*", "a\0"]);
         let (way, id) = (self.dice.below(6), self.id());
-        let Some(event) = append.parts.iter_mut().flat_map(|part| &mut part.events).last() else {
+        let Some(event) = append
+            .parts
+            .iter_mut()
+            .flat_map(|part| &mut part.events)
+            .last()
+        else {
             return;
         };
         match way {

@@ -68,7 +68,12 @@ impl Model {
             let holder = self.claims.get(&key(companion));
             if let Some(owner) = holder.filter(|holder| *holder != companion.owner()) {
                 let (scope, value) = key(companion);
-                return Err(Conflict::Claim { scope, value, owner: owner.clone() }.into());
+                return Err(Conflict::Claim {
+                    scope,
+                    value,
+                    owner: owner.clone(),
+                }
+                .into());
             }
         }
         for part in &append.parts {
@@ -90,23 +95,30 @@ impl Model {
     }
 
     pub(super) fn version(&self, stream: &StreamId) -> usize {
-        self.events.iter().filter(|event| &event.stream == stream).count()
+        self.events
+            .iter()
+            .filter(|event| &event.stream == stream)
+            .count()
     }
 
     pub(super) fn state(&self, stream: &StreamId) -> StreamState {
         let own = self.events.iter().filter(|event| &event.stream == stream);
-        let last = own.filter_map(|event| match event.name.as_str() {
+        let mut last = own.filter_map(|event| match event.name.as_str() {
             "backstory.deleted" => Some(StreamState::Deleted),
             "backstory.restored" => Some(StreamState::Live),
             "backstory.erased" => Some(StreamState::Erased),
             _ => None,
         });
-        last.last().unwrap_or(StreamState::Live)
+        last.next_back().unwrap_or(StreamState::Live)
     }
 
     /// The rows of all streams except their tags, in order.
     pub(super) fn rows(&self, tags: impl Fn(&StreamId) -> Vec<Tag>) -> Vec<StreamInfo> {
-        let mut streams: Vec<_> = self.events.iter().map(|event| event.stream.clone()).collect();
+        let mut streams: Vec<_> = self
+            .events
+            .iter()
+            .map(|event| event.stream.clone())
+            .collect();
         streams.sort();
         streams.dedup();
         let place = |index: usize| position(index + 1);
@@ -146,7 +158,9 @@ impl Model {
         if same {
             return Some(Ok(self.receipt(append)));
         }
-        Some(Err(StoreErrorKind::EventIdReused { event_id: self.events[*first].id }))
+        Some(Err(StoreErrorKind::EventIdReused {
+            event_id: self.events[*first].id,
+        }))
     }
 
     fn check(&self, part: &StreamPart) -> Result<(), StoreErrorKind> {
@@ -173,7 +187,12 @@ impl Model {
             return Ok(());
         }
         let actual = StreamVersion::new(actual);
-        Err(Conflict::Version { stream, expected: part.expected, actual }.into())
+        Err(Conflict::Version {
+            stream,
+            expected: part.expected,
+            actual,
+        }
+        .into())
     }
 
     fn check_condition(
@@ -188,15 +207,24 @@ impl Model {
                 return Err(Invalid::new("condition", "", "it is ahead").into());
             }
         } else {
-            let there = after.checked_sub(1).and_then(|index| self.events.get(index));
+            let there = after
+                .checked_sub(1)
+                .and_then(|index| self.events.get(index));
             let found = there.map(|event| event.id);
             if found != Some(proof) {
                 let position = condition.after.position;
-                return Err(StoreErrorKind::Diverged { position, expected: proof, found });
+                return Err(StoreErrorKind::Diverged {
+                    position,
+                    expected: proof,
+                    found,
+                });
             }
         }
         for (place, event) in self.events.iter().enumerate().skip(after) {
-            if condition.fail_if.matches_parts(&event.name, &event.stream, &event.tags) {
+            if condition
+                .fail_if
+                .matches_parts(&event.name, &event.stream, &event.tags)
+            {
                 return Err(Conflict::Condition {
                     index,
                     position: position(place + 1),
@@ -242,7 +270,10 @@ impl Model {
             for event in &part.events {
                 let place = self.find(event.id).unwrap();
                 places.push(position(place + 1));
-                receipt.checkpoint = Checkpoint { position: position(place + 1), event_id: event.id };
+                receipt.checkpoint = Checkpoint {
+                    position: position(place + 1),
+                    event_id: event.id,
+                };
                 if !receipt.names.contains(&event.name) {
                     receipt.names.push(event.name.clone());
                 }
@@ -312,7 +343,11 @@ fn invalid(append: &Append) -> Option<&'static str> {
         return Some("a stream twice");
     }
     let erases = |event: &NewEvent| event.name == "backstory.erased";
-    if append.parts.iter().any(|part| part.events.len() > 1 && part.events.iter().any(erases)) {
+    if append
+        .parts
+        .iter()
+        .any(|part| part.events.len() > 1 && part.events.iter().any(erases))
+    {
         return Some("an erasure beside other events");
     }
     append.events().any(bad).then_some("a bad event")
@@ -323,7 +358,9 @@ fn invalid(append: &Append) -> Option<&'static str> {
 pub(super) fn same(store: &Outcome, model: &Outcome) -> bool {
     match (store, model) {
         (Err(StoreErrorKind::Invalid(_)), Err(StoreErrorKind::Invalid(_))) => true,
-        (Err(StoreErrorKind::EventIdReused { .. }), Err(StoreErrorKind::EventIdReused { .. })) => true,
+        (Err(StoreErrorKind::EventIdReused { .. }), Err(StoreErrorKind::EventIdReused { .. })) => {
+            true
+        }
         _ => store == model,
     }
 }

@@ -82,10 +82,10 @@ impl Snapshot for Account {
     const SHAPE: u32 = 1;
 }
 
-/// The same streams, read by a program in which the state has another shape.
+/// The same streams, read by a program in which the state means something else: cents.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AccountV2 {
-    pub cents: i64,
+    pub balance: i64,
 }
 
 impl Aggregate for AccountV2 {
@@ -95,7 +95,7 @@ impl Aggregate for AccountV2 {
 
     fn apply(&mut self, event: &AccountEvent) {
         if let AccountEvent::Added { amount } = event {
-            self.cents += amount * 100;
+            self.balance += amount * 100;
         }
     }
 }

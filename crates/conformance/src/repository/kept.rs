@@ -110,11 +110,11 @@ pub async fn a_snapshot_of_another_shape_is_passed_over<F: Fixture>(fixture: &F)
     let id = id();
     fill(&old, id, 4, 2).await;
     let mut account = new.load(&id).await.unwrap();
-    assert_eq!(account.cents, 400);
+    assert_eq!(account.balance, 400);
     account.record(added(1));
     new.save(&mut account).await.unwrap();
     assert_eq!(newest(&store, id).await.unwrap().shape, 2);
-    assert_eq!(new.load(&id).await.unwrap().cents, 500);
+    assert_eq!(new.load(&id).await.unwrap().balance, 500);
     assert_eq!(
         old.load(&id).await.unwrap().balance,
         5,

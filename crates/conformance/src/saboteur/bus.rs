@@ -23,7 +23,11 @@ pub(super) struct SaboteurBus {
 
 impl SaboteurBus {
     pub(super) fn new(inner: Arc<dyn EventBus>, sabotage: Option<Sabotage>) -> Self {
-        Self { inner, sabotage, published: AtomicUsize::new(0) }
+        Self {
+            inner,
+            sabotage,
+            published: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -47,8 +51,8 @@ impl EventBus for SaboteurBus {
         if self.sabotage != Some(Sabotage::MissesSilently) {
             return subscription;
         }
-        let events = subscription
-            .filter(|delivery| future::ready(matches!(delivery, Delivery::Event(_))));
+        let events =
+            subscription.filter(|delivery| future::ready(matches!(delivery, Delivery::Event(_))));
         BusSubscription::new(events)
     }
 }

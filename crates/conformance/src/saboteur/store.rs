@@ -7,16 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use backstory_aggregate::{SnapshotRecord, SnapshotStore};
+use backstory_aggregate::SnapshotRecord;
 use backstory_event::{
     Append, Appended, Checkpoint, Companion, Conflict, Decoded, Direction, EventId, EventQuery,
     EventStore, EventStoreExt, ExpectedVersion, Lifecycle, NewEvent, Page, Payload, Position,
-    Recorded, RecordedEvent, StoreError, StoreErrorKind, StreamPage, StreamQuery, StreamVersion,
-    TagChange,
-};
-use backstory_projection::{
-    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore,
-    DocumentWrite, Progress, Step,
+    Recorded, RecordedEvent, StoreError, StoreErrorKind, StreamId, StreamPage, StreamQuery,
+    StreamVersion, TagChange,
 };
 use chrono::Duration;
 use serde_json::Value;
@@ -31,14 +27,15 @@ pub(super) type Notes = Arc<Mutex<Memory>>;
 pub(super) struct Memory {
     receipts: HashMap<EventId, Appended>,
     last_refusal: Option<StoreErrorKind>,
+    pub(super) snapshots: HashMap<StreamId, SnapshotRecord>,
 }
 
 /// A store that passes everything on, but for the promise that it breaks.
 #[derive(Debug, Clone)]
 pub struct Saboteur<S> {
-    inner: S,
-    sabotage: Option<Sabotage>,
-    notes: Notes,
+    pub(super) inner: S,
+    pub(super) sabotage: Option<Sabotage>,
+    pub(super) notes: Notes,
 }
 
 /// Where the saboteur hides what it stores on its own account.
@@ -46,7 +43,11 @@ const HIDDEN: &str = "saboteur";
 
 impl<S: CompleteStore> Saboteur<S> {
     pub(super) fn new(inner: S, sabotage: Option<Sabotage>, notes: &Notes) -> Self {
-        Self { inner, sabotage, notes: notes.clone() }
+        Self {
+            inner,
+            sabotage,
+            notes: notes.clone(),
+        }
     }
 
     async fn append_sabotaged(&self, mut append: Append) -> Result<Appended, StoreError> {
@@ -62,7 +63,10 @@ impl<S: CompleteStore> Saboteur<S> {
             Sabotage::IgnoresExpectedVersions => expect_nothing(&mut append),
             Sabotage::IgnoresConditions => append.conditions.clear(),
             Sabotage::ChecksConditionsFromTheStart => {
-                append.conditions.iter_mut().for_each(|condition| condition.after = Checkpoint::START);
+                append
+                    .conditions
+                    .iter_mut()
+                    .for_each(|condition| condition.after = Checkpoint::START);
             }
             Sabotage::ForgetsIds => self.renew_known_ids(&mut append),
             Sabotage::ChecksVersionsBeforeIds => self.check_versions(&append).await?,
@@ -70,8 +74,14 @@ impl<S: CompleteStore> Saboteur<S> {
                 .conditions
                 .iter_mut()
                 .for_each(|condition| condition.after.event_id = EventId::NIL),
-            Sabotage::ErasesByDeleting => replace(&mut append, Lifecycle::Erased, &Lifecycle::Deleted.event()),
-            Sabotage::SwallowsDeletes => replace(&mut append, Lifecycle::Deleted, &TagChange::default().event()),
+            Sabotage::ErasesByDeleting => {
+                replace(&mut append, Lifecycle::Erased, &Lifecycle::Deleted.event())
+            }
+            Sabotage::SwallowsDeletes => replace(
+                &mut append,
+                Lifecycle::Deleted,
+                &TagChange::default().event(),
+            ),
             Sabotage::LosesTags => each_event(&mut append, |event| event.tags.clear()),
             Sabotage::RoundsNumbers => each_event(&mut append, round_numbers),
             Sabotage::StoresTheRestOfBadInput => keep_the_good(&mut append),
@@ -91,14 +101,21 @@ impl<S: CompleteStore> Saboteur<S> {
         match &outcome {
             Ok(receipt) => {
                 let mut notes = self.notes.lock().unwrap();
-                notes.receipts.extend(append.event_ids().into_iter().map(|id| (id, receipt.clone())));
+                notes.receipts.extend(
+                    append
+                        .event_ids()
+                        .into_iter()
+                        .map(|id| (id, receipt.clone())),
+                );
             }
             Err(error) => self.notes.lock().unwrap().last_refusal = Some(error.kind().clone()),
         }
         match (sabotage, outcome) {
             (Sabotage::BurnsPositions, Err(error)) => {
                 let hidden = kit::stream(HIDDEN, "burnt");
-                self.inner.append(kit::any(&hidden, [kit::event("burnt")])).await?;
+                self.inner
+                    .append(kit::any(&hidden, [kit::event("burnt")]))
+                    .await?;
                 Err(error)
             }
             (Sabotage::LetsTheFirstIdDecide, Err(error)) => match error.kind() {
@@ -126,7 +143,10 @@ impl<S: CompleteStore> Saboteur<S> {
             receipt = Some(match receipt {
                 None => stored,
                 Some(before) => Appended {
-                    positions: before.positions.zip(stored.positions).map(|(one, two)| (one.0, two.1)),
+                    positions: before
+                        .positions
+                        .zip(stored.positions)
+                        .map(|(one, two)| (one.0, two.1)),
                     streams: [before.streams, stored.streams].concat(),
                     names: [before.names, stored.names].concat(),
                     ..stored
@@ -163,7 +183,12 @@ impl<S: CompleteStore> Saboteur<S> {
             let actual = row.map_or(StreamVersion::EMPTY, |row| row.version);
             if !part.expected.accepts(actual) {
                 let (stream, expected) = (part.stream.clone(), part.expected);
-                return Err(Conflict::Version { stream, expected, actual }.into());
+                return Err(Conflict::Version {
+                    stream,
+                    expected,
+                    actual,
+                }
+                .into());
             }
         }
         Ok(())
@@ -176,7 +201,9 @@ impl<S: CompleteStore> Saboteur<S> {
         let mut asked = query.clone();
         match sabotage {
             Sabotage::IgnoresTheDirection => asked.direction = Direction::Forward,
-            Sabotage::GivesOneMore => asked.limit = asked.limit.map(|limit| limit.saturating_add(1)),
+            Sabotage::GivesOneMore => {
+                asked.limit = asked.limit.map(|limit| limit.saturating_add(1))
+            }
             Sabotage::IgnoresProofs => asked.after.event_id = EventId::NIL,
             Sabotage::RepeatsAtPageBoundaries => {
                 asked.after = Checkpoint::at(Position::new(asked.after.position.get() - 1));
@@ -189,10 +216,15 @@ impl<S: CompleteStore> Saboteur<S> {
                 while let Some(next) = page.next {
                     let more = self.inner.read(&next).await?;
                     page.events.extend(more.events);
-                    page = Page { events: page.events, ..more };
+                    page = Page {
+                        events: page.events,
+                        ..more
+                    };
                 }
             }
-            Sabotage::BurnsPositions => page.events.retain(|event| event.stream().category() != HIDDEN),
+            Sabotage::BurnsPositions => page
+                .events
+                .retain(|event| event.stream().category() != HIDDEN),
             Sabotage::SkipsEvents => page.events.retain(|event| event.position().get() % 7 != 0),
             Sabotage::SwapsEvents if page.events.len() > 1 => page.events.swap(0, 1),
             Sabotage::ForgetsProofs => page.checkpoint.event_id = EventId::NIL,
@@ -220,7 +252,11 @@ impl<S: CompleteStore> Saboteur<S> {
 }
 
 fn each_event(append: &mut Append, change: impl FnMut(&mut NewEvent)) {
-    append.parts.iter_mut().flat_map(|part| &mut part.events).for_each(change);
+    append
+        .parts
+        .iter_mut()
+        .flat_map(|part| &mut part.events)
+        .for_each(change);
 }
 
 fn drop_last(append: &mut Append) {
@@ -230,7 +266,10 @@ fn drop_last(append: &mut Append) {
 }
 
 fn expect_nothing(append: &mut Append) {
-    append.parts.iter_mut().for_each(|part| part.expected = ExpectedVersion::Any);
+    append
+        .parts
+        .iter_mut()
+        .for_each(|part| part.expected = ExpectedVersion::Any);
 }
 
 fn replace(append: &mut Append, from: Lifecycle, to: &NewEvent) {
@@ -253,7 +292,9 @@ fn keep_the_good(append: &mut Append) {
     for part in &mut append.parts {
         let stream = part.stream.clone();
         part.events.retain(|event| {
-            kit::any(&stream, [event.clone()]).validate(&backstory_event::Limits::default()).is_ok()
+            kit::any(&stream, [event.clone()])
+                .validate(&backstory_event::Limits::default())
+                .is_ok()
         });
     }
 }
@@ -294,7 +335,9 @@ impl<S: CompleteStore> EventStore for Saboteur<S> {
         let mut page = self.inner.streams(query).await?;
         match self.sabotage {
             Some(Sabotage::SortsStreamsBackward) => page.streams.reverse(),
-            Some(Sabotage::BurnsPositions) => page.streams.retain(|row| row.stream.category() != HIDDEN),
+            Some(Sabotage::BurnsPositions) => {
+                page.streams.retain(|row| row.stream.category() != HIDDEN)
+            }
             _ => {}
         }
         Ok(page)
@@ -306,54 +349,5 @@ impl<S: CompleteStore> EventStore for Saboteur<S> {
             Some(Sabotage::PromisesNews) => Ok(after.next()),
             _ => self.inner.changed(after).await,
         }
-    }
-}
-
-#[async_trait]
-impl<S: CompleteStore> SnapshotStore for Saboteur<S> {
-    async fn save_snapshot(&self, snapshot: SnapshotRecord) -> Result<(), StoreError> {
-        self.inner.save_snapshot(snapshot).await
-    }
-
-    async fn latest_snapshot(
-        &self,
-        stream: &backstory_event::StreamId,
-        up_to: Option<StreamVersion>,
-    ) -> Result<Option<SnapshotRecord>, StoreError> {
-        self.inner.latest_snapshot(stream, up_to).await
-    }
-
-    async fn delete_snapshots(&self, stream: &backstory_event::StreamId) -> Result<(), StoreError> {
-        self.inner.delete_snapshots(stream).await
-    }
-}
-
-#[async_trait]
-impl<S: CompleteStore> Checkpoints for Saboteur<S> {
-    async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
-        self.inner.load_progress(projection).await
-    }
-
-    async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
-        self.inner.list_progress().await
-    }
-}
-
-#[async_trait]
-impl<S: CompleteStore> DocumentStore for Saboteur<S> {
-    async fn get_documents(&self, keys: &[DocumentKey]) -> Result<Vec<Option<Payload>>, StoreError> {
-        self.inner.get_documents(keys).await
-    }
-
-    async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
-        self.inner.list_documents(list).await
-    }
-
-    async fn commit_documents(
-        &self,
-        writes: Vec<DocumentWrite>,
-        step: &Step,
-    ) -> Result<(), CommitError> {
-        self.inner.commit_documents(writes, step).await
     }
 }

@@ -8,7 +8,7 @@ use backstory_event::{
 };
 use futures::{FutureExt, StreamExt};
 
-use crate::{recorded_in, subscription::FakeStore};
+use crate::{recorded_in, soon, subscription::FakeStore};
 
 const SOON: Duration = Duration::from_secs(10);
 const NOW: Duration = Duration::from_millis(1);
@@ -44,13 +44,11 @@ async fn positions(bus: LocalBus, topic: Topic) -> Vec<i64> {
     let subscription = bus.subscribe(topic);
     publish(&bus, &log());
     drop(bus);
-    subscription
-        .map(|delivery| match delivery {
-            Delivery::Event(event) => event.position().get(),
-            other => panic!("{other:?}"),
-        })
-        .collect()
-        .await
+    let positions = subscription.map(|delivery| match delivery {
+        Delivery::Event(event) => event.position().get(),
+        other => panic!("{other:?}"),
+    });
+    soon(positions.collect()).await
 }
 
 #[tokio::test]
@@ -87,16 +85,16 @@ async fn a_slow_subscriber_misses_instead_of_blocking_and_goes_on() {
         publish(&bus, std::slice::from_ref(event));
     }
     let at = |position: usize| Delivery::Event(log[position - 1].clone());
-    assert_eq!(slow.next().await, Some(at(1)));
-    assert_eq!(slow.next().await, Some(at(3)));
+    assert_eq!(soon(slow.next()).await, Some(at(1)));
+    assert_eq!(soon(slow.next()).await, Some(at(3)));
     let missed = Delivery::Missed {
         after: Position::new(3),
         up_to: Position::new(4),
     };
-    assert_eq!(slow.next().await, Some(missed));
+    assert_eq!(soon(slow.next()).await, Some(missed));
 
     publish(&bus, &log[..1]);
-    assert_eq!(slow.next().await, Some(at(1)));
+    assert_eq!(soon(slow.next()).await, Some(at(1)));
 }
 
 #[tokio::test]
@@ -106,7 +104,7 @@ async fn each_subscriber_has_a_queue_of_its_own() {
     let mut quick = bus.subscribe(Topic::All);
     for event in log() {
         publish(&bus, std::slice::from_ref(&event));
-        assert_eq!(quick.next().await, Some(Delivery::Event(event)));
+        assert_eq!(soon(quick.next()).await, Some(Delivery::Event(event)));
     }
     assert_eq!(idle.next_event(SOON).await.unwrap().position().get(), 1);
     assert_eq!(idle.next_event(SOON).await, Err(AwaitError::Missed));
@@ -132,11 +130,11 @@ async fn the_end_comes_after_what_was_published_before_it() {
     publish(&bus, &log()[..1]);
     drop(bus);
     assert!(matches!(
-        subscription.next().await,
+        soon(subscription.next()).await,
         Some(Delivery::Event(_))
     ));
     assert_eq!(subscription.next_event(SOON).await, Err(AwaitError::Closed));
-    assert_eq!(subscription.next().await, None);
+    assert_eq!(soon(subscription.next()).await, None);
 }
 
 #[tokio::test]
@@ -146,10 +144,7 @@ async fn the_end_wakes_who_waits() {
     let waiting = tokio::spawn(async move { subscription.next().await });
     tokio::task::yield_now().await;
     drop(bus);
-    assert_eq!(
-        tokio::time::timeout(SOON, waiting).await.unwrap().unwrap(),
-        None
-    );
+    assert_eq!(soon(waiting).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -169,8 +164,8 @@ async fn a_store_feeds_the_bus_from_a_checkpoint_on() {
         assert_eq!(event.position().get(), position);
     }
     store.close();
-    let error = feeding.await.unwrap().unwrap_err();
+    let error = soon(feeding).await.unwrap().unwrap_err();
     assert!(error.is_closed(), "{error}");
-    assert_eq!(subscription.next().await, None);
+    assert_eq!(soon(subscription.next()).await, None);
     assert_ne!(Checkpoint::START, log[0].checkpoint());
 }

@@ -6,6 +6,8 @@ use backstory_event::{Clock, ManualClock, SystemClock};
 use chrono::Timelike;
 use futures::FutureExt;
 
+use crate::soon;
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -40,8 +42,7 @@ async fn a_waiting_task_is_counted_and_woken() {
         tokio::task::yield_now().await;
     }
     clock.advance(MINUTE);
-    let woken = tokio::time::timeout(Duration::from_secs(10), task).await;
-    woken.expect("the task is woken").unwrap();
+    soon(task).await.unwrap();
     assert_eq!(clock.sleepers(), 0);
 }
 

@@ -7,6 +7,8 @@
     reason = "a test may fail"
 )]
 
+use std::time::Duration;
+
 use backstory_event::{
     EventId, Metadata, NewEvent, Position, Recorded, RecordedEvent, StreamId, StreamVersion,
 };
@@ -24,6 +26,12 @@ mod ui;
 mod upcast;
 mod view;
 mod vocabulary;
+
+/// What a future gives, or a failed test instead of one that hangs.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(Duration::from_secs(10), future).await;
+    outcome.expect("an answer within ten seconds")
+}
 
 /// The event as a store would have it at this position of one stream.
 fn recorded_in(stream: StreamId, position: i64, event: NewEvent) -> RecordedEvent {

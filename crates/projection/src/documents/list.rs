@@ -231,7 +231,16 @@ mod tests {
             key: "\"%_😀".into(),
         };
         assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
-        for garbage in ["", "d1-", "d1-zz", "d1-0000", "d1-610062", "d1-+1", "d1-é", "7"] {
+        for garbage in [
+            "",
+            "d1-",
+            "d1-zz",
+            "d1-0000",
+            "d1-610062",
+            "d1-+1",
+            "d1-é",
+            "7",
+        ] {
             assert!(garbage.parse::<Cursor>().is_err(), "{garbage}");
         }
     }

@@ -72,10 +72,8 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the store is away.
-    async fn get_documents(
-        &self,
-        keys: &[DocumentKey],
-    ) -> Result<Vec<Option<Payload>>, StoreError>;
+    async fn get_documents(&self, keys: &[DocumentKey])
+    -> Result<Vec<Option<Payload>>, StoreError>;
 
     /// One page of documents.
     ///

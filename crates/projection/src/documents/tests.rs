@@ -65,7 +65,11 @@ fn a_batch_reads_what_it_wrote() {
         assert_eq!(docs.get(TODOS, "b").await.unwrap(), Some(todo("y", 9)));
 
         let reader = DocumentReader::from(&store);
-        assert_eq!(reader.get(TODOS, "a").await.unwrap(), Some(todo("x", 1)), "not stored yet");
+        assert_eq!(
+            reader.get(TODOS, "a").await.unwrap(),
+            Some(todo("x", 1)),
+            "not stored yet"
+        );
         commit(&store, docs).await;
         assert_eq!(reader.get::<Todo>(TODOS, "a").await.unwrap(), None);
         assert_eq!(reader.get(TODOS, "b").await.unwrap(), Some(todo("y", 9)));
@@ -134,7 +138,10 @@ fn pages_keep_limit_and_order_over_what_the_batch_wrote() {
             docs.put(TODOS, key, &todo("x", rank)).await.unwrap();
         }
         for (list, expected) in [
-            (List::of(TODOS), "a k05 k07x k20 k21 k22 k23 k24 k25 k26 k27 k28 k29"),
+            (
+                List::of(TODOS),
+                "a k05 k07x k20 k21 k22 k23 k24 k25 k26 k27 k28 k29",
+            ),
             (
                 List::of(TODOS).ordered_by("rank"),
                 "k20 k21 k07x k22 a k23 k24 k25 k26 k27 k28 k29 k05",
@@ -165,10 +172,16 @@ fn a_document_without_the_field_is_left_out_of_its_order() {
     block_on(async {
         let store = MemoryDocuments::default();
         let mut docs = Documents::new(Arc::new(store));
-        docs.put(TODOS, "a", &json!({ "rank": null })).await.unwrap();
-        docs.put(TODOS, "b", &json!({ "rank": "high" })).await.unwrap();
+        docs.put(TODOS, "a", &json!({ "rank": null }))
+            .await
+            .unwrap();
+        docs.put(TODOS, "b", &json!({ "rank": "high" }))
+            .await
+            .unwrap();
         docs.put(TODOS, "c", &json!({})).await.unwrap();
-        docs.put(TODOS, "d", &json!({ "rank": -1.5 })).await.unwrap();
+        docs.put(TODOS, "d", &json!({ "rank": -1.5 }))
+            .await
+            .unwrap();
         let list = List::of(TODOS).ordered_by("rank");
         let page: DocumentPage<serde_json::Value> = docs.list(list).await.unwrap();
         let keys: Vec<_> = page.items.into_iter().map(|(key, _)| key).collect();
@@ -189,14 +202,19 @@ fn errors_name_what_is_wrong() {
             docs.put("a\0", "b", &1).await.unwrap_err(),
             docs.put("a", "b", &f64::NAN).await.unwrap_err(),
             docs.put("a", "b", "NUL \0").await.unwrap_err(),
-            docs.put(TODOS, "b", &json!({ "list": [1] })).await.unwrap_err(),
+            docs.put(TODOS, "b", &json!({ "list": [1] }))
+                .await
+                .unwrap_err(),
             docs.put(TODOS, "b", "no object").await.unwrap_err(),
             docs.delete("a", &"x".repeat(256)).await.unwrap_err(),
             docs.prefetch("a", [""]).await.unwrap_err(),
         ] {
             assert!(error.is_invalid(), "{error}");
         }
-        assert!(docs.into_writes().is_empty(), "what was refused is not written");
+        assert!(
+            docs.into_writes().is_empty(),
+            "what was refused is not written"
+        );
     });
 }
 
@@ -206,7 +224,9 @@ fn a_unit_commits_with_its_checkpoint_or_not_at_all() {
         let store = MemoryDocuments::default();
         let begin = store.load_progress("test").await.unwrap();
         let to = Target::Advance(Checkpoint::at(Position::new(3)));
-        let mut first = Host::<Documents>::begin(&store, begin.clone()).await.unwrap();
+        let mut first = Host::<Documents>::begin(&store, begin.clone())
+            .await
+            .unwrap();
         let mut second = Host::<Documents>::begin(&store, begin).await.unwrap();
         first.context().put("a", "1", &1).await.unwrap();
         second.context().put("a", "1", &2).await.unwrap();

@@ -209,8 +209,10 @@ impl Documents {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<(), DocumentError> {
         let collection = collection.into();
-        let places: Result<Vec<_>, _> =
-            keys.into_iter().map(|key| place(collection, &key)).collect();
+        let places: Result<Vec<_>, _> = keys
+            .into_iter()
+            .map(|key| place(collection, &key))
+            .collect();
         let mut places = places?;
         places.sort();
         places.dedup();

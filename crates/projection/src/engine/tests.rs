@@ -117,7 +117,11 @@ fn the_cap_fires_about_every_cap_under_steady_traffic() {
         world.pass(millis(50));
     }
     // 10 seconds; a batch begins with the event behind the one before.
-    assert!((28..=34).contains(&world.batches.len()), "{:?}", world.batches);
+    assert!(
+        (28..=34).contains(&world.batches.len()),
+        "{:?}",
+        world.batches
+    );
 }
 
 #[test]
@@ -267,7 +271,9 @@ fn a_failing_batch_is_tried_again_later_and_later() {
 
 #[test]
 fn a_resume_or_trigger_ends_the_pause_after_a_failure() {
-    for end in [Engine::resumed, |engine: &mut Engine| engine.triggered(at(1))] {
+    for end in [Engine::resumed, |engine: &mut Engine| {
+        engine.triggered(at(1))
+    }] {
         let mut engine = World::new(continuous()).engine;
         engine.filled(millis(0), at(3), Some(at(1)), 3, false);
         engine.failed(millis(0));
@@ -297,7 +303,11 @@ fn a_fenced_projection_reloads_after_a_short_pause() {
 fn a_checkpoint_moves_past_events_of_others_now_and_then() {
     let mut engine = World::new(continuous()).engine;
     engine.filled(millis(10), at(5), None, 0, false);
-    assert_eq!(engine.reached(), at(5), "nothing is missing in the read model");
+    assert_eq!(
+        engine.reached(),
+        at(5),
+        "nothing is missing in the read model"
+    );
     assert_eq!(engine.next(millis(10)), Action::Wait(Some(millis(1_000))));
     engine.filled(millis(20), at(10_000), None, 0, false);
     assert_eq!(engine.next(millis(20)), Action::Run);

@@ -209,7 +209,10 @@ impl Waiters {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<Position, usize>) -> T) -> T {
-        f(&mut self.positions.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self
+            .positions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -39,7 +39,9 @@ pub enum ProjectorErrorKind {
     #[error("the projector needs a tokio runtime: start it in one")]
     NoRuntime,
     /// The projection fails. It tries again, later and later, up to every 30 seconds.
-    #[error("projection `{projection}` fails behind position {after} (attempt {attempts}): {reason}")]
+    #[error(
+        "projection `{projection}` fails behind position {after} (attempt {attempts}): {reason}"
+    )]
     Failing {
         /// The projection.
         projection: String,

@@ -81,12 +81,7 @@ impl Ring {
 
     /// Up to `room` events that the filter means, behind a position; `None` when the ring does not
     /// reach back so far.
-    pub(crate) fn take(
-        &self,
-        after: Position,
-        filter: &EventFilter,
-        room: usize,
-    ) -> Option<Taken> {
+    pub(crate) fn take(&self, after: Position, filter: &EventFilter, room: usize) -> Option<Taken> {
         let kept = self.kept();
         if after < kept.start {
             return None;

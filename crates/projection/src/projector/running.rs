@@ -191,7 +191,10 @@ impl RunningProjector {
     pub async fn shutdown(&self) -> Result<ShutdownReport, ProjectorError> {
         let finished = timeout(self.options.grace, async {
             let known = self.ring.watch().borrow().head;
-            let head = self.log.head().await.map_or(known, |head| head.position);
+            let head = match timeout(self.options.grace / 4, self.log.head()).await {
+                Ok(Ok(head)) => head.position,
+                _ => known,
+            };
             self.closing.send_replace(Some(head));
             join_all(self.remotes.iter().map(Remote::until_ended)).await;
         });
@@ -230,7 +233,9 @@ impl RunningProjector {
         deadline: Duration,
     ) -> Result<(), ProjectorError> {
         let concerned: Vec<_> = concerned.collect();
-        let reached = concerned.iter().map(|remote| remote.reach(awaited.position));
+        let reached = concerned
+            .iter()
+            .map(|remote| remote.reach(awaited.position));
         match timeout(deadline, try_join_all(reached)).await {
             Ok(reached) => drop(reached?),
             Err(_) => return Err(timed_out(&concerned, awaited.position, deadline)),

@@ -45,14 +45,15 @@ impl<const N: usize> Projection<Documents> for Ledger<N> {
     type Event = Money;
     const NAME: &'static str = LEDGERS[N];
 
-    async fn project(
-        &self,
-        batch: &[Envelope<Money>],
-        docs: &mut Documents,
-    ) -> projection::Result {
+    async fn project(&self, batch: &[Envelope<Money>], docs: &mut Documents) -> projection::Result {
         let positions = batch.iter().map(|e| e.position().get());
         docs.update(LEDGERS[N], "all", |seen: Option<Vec<i64>>| {
-            Some(seen.unwrap_or_default().into_iter().chain(positions).collect())
+            Some(
+                seen.unwrap_or_default()
+                    .into_iter()
+                    .chain(positions)
+                    .collect(),
+            )
         })
         .await?;
         self.0.step().await?;
@@ -182,7 +183,9 @@ impl EventStore for Store {
         self.step().await?;
         let page = {
             let log = self.log();
-            let head = log.last().map_or(Checkpoint::START, RecordedEvent::checkpoint);
+            let head = log
+                .last()
+                .map_or(Checkpoint::START, RecordedEvent::checkpoint);
             let limit = query.limit.unwrap_or(100);
             let after = query.after.position.get() as usize;
             if query.direction == backstory_event::Direction::Backward {
@@ -197,7 +200,9 @@ impl EventStore for Store {
             if let Some(before) = after.checked_sub(1) {
                 assert_eq!(log[before].id(), query.after.event_id, "a wrong proof");
             }
-            let matching = log[after..].iter().filter(|event| query.filter.matches(event));
+            let matching = log[after..]
+                .iter()
+                .filter(|event| query.filter.matches(event));
             let events: Vec<_> = matching.take(limit).cloned().collect();
             let full = events.len() == limit;
             Page {
@@ -265,7 +270,11 @@ impl DocumentStore for Store {
         self.step().await?;
         self.0.documents.commit_documents(writes, step).await?;
         let (seen, up_to) = self.ledger(&step.from.projection);
-        assert_eq!(seen, self.wanted(up_to), "each event exactly once, in order");
+        assert_eq!(
+            seen,
+            self.wanted(up_to),
+            "each event exactly once, in order"
+        );
         // The answer may be lost although the batch is stored.
         self.step().await?;
         Ok(())
@@ -408,7 +417,10 @@ fn simulate(seed: u64) {
                 let reached = remote.snapshot.borrow().reached;
                 let (seen, _) = store.ledger(remote.name);
                 let wanted = store.wanted(reached);
-                assert!(seen.starts_with(&wanted), "it says that it is farther than it is");
+                assert!(
+                    seen.starts_with(&wanted),
+                    "it says that it is farther than it is"
+                );
             }
         }
     }
@@ -421,7 +433,11 @@ fn simulate(seed: u64) {
     settle(&store, &clock, processes);
     for name in LEDGERS {
         let (seen, up_to) = store.ledger(name);
-        assert_eq!(seen, store.wanted(store.head()), "{name} is complete at {up_to}");
+        assert_eq!(
+            seen,
+            store.wanted(store.head()),
+            "{name} is complete at {up_to}"
+        );
     }
 }
 
@@ -442,7 +458,11 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
         for process in processes.iter_mut().flatten() {
             process.poll_all();
         }
-        if processes.iter().flatten().all(|process| process.is_done(head)) {
+        if processes
+            .iter()
+            .flatten()
+            .all(|process| process.is_done(head))
+        {
             return;
         }
         clock.advance(Duration::from_millis(20));
@@ -466,7 +486,11 @@ fn shut_down(store: &Store, clock: &ManualClock, processes: [Option<Process>; 2]
         }
         let end = process.running.remotes[0].snapshot.borrow().clone();
         if only_one && end.mode == Mode::Ended && end.error.is_none() {
-            assert_eq!(end.reached, store.head(), "a shutdown left something: {end:?}");
+            assert_eq!(
+                end.reached,
+                store.head(),
+                "a shutdown left something: {end:?}"
+            );
             assert_eq!(end.checkpoint.position, end.reached);
         }
     }

@@ -15,7 +15,10 @@ use super::{
     time::Timeline,
     worker::{BatchError, Worker},
 };
-use crate::{Checkpoints, Progress, engine::{Action, Engine}};
+use crate::{
+    Checkpoints, Progress,
+    engine::{Action, Engine},
+};
 
 /// The most bytes of payload that a projection buffers, whatever its batch size.
 const MAX_BYTES: usize = 16 << 20;

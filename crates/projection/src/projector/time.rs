@@ -8,6 +8,9 @@ use futures::future::BoxFuture;
 
 use crate::engine::Time;
 
+/// How long a look at the clock may take.
+const TOLERANCE: Duration = Duration::from_millis(5);
+
 pub(crate) struct Timeline {
     clock: Arc<dyn Clock>,
     begin: DateTime<Utc>,
@@ -32,16 +35,25 @@ impl Timeline {
         self.now
     }
 
+    fn begin_sleep(&mut self, until: Time) -> BoxFuture<'static, ()> {
+        loop {
+            let now = self.now();
+            let sleep = self.clock.sleep(until.saturating_sub(now));
+            // Somebody may have moved the clock in between: the sleep would be too long.
+            if self.now() < now + TOLERANCE {
+                return sleep;
+            }
+        }
+    }
+
     /// Waits until then, or less. Cancel-safe: a sleep that was begun goes on, so that time passes
     /// also while the clock of the machine is set back.
     pub(crate) async fn sleep_until(&mut self, until: Time) {
-        let now = self.now();
-        let (end, sleep) = match &mut self.sleep {
-            Some(running) if running.0 <= until => running,
-            slot => {
-                let sleep = self.clock.sleep(until.saturating_sub(now));
-                slot.insert((until, sleep))
-            }
+        if self.sleep.as_ref().is_none_or(|(end, _)| *end > until) {
+            self.sleep = Some((until, self.begin_sleep(until)));
+        }
+        let Some((end, sleep)) = &mut self.sleep else {
+            return;
         };
         sleep.await;
         self.now = self.now.max(*end);

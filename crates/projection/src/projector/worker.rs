@@ -172,3 +172,6 @@ fn message(panic: &(dyn Any + Send)) -> String {
         _ => "without a message".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,11 @@ impl DocumentStore for MemoryDocuments {
                     body: document.body.clone(),
                 })
             })
-            .filter(|row| list.equals.as_ref().is_none_or(|value| *value == row.index_value))
+            .filter(|row| {
+                list.equals
+                    .as_ref()
+                    .is_none_or(|value| *value == row.index_value)
+            })
             .filter(|row| {
                 let place = (&row.index_value, &row.key);
                 let after = list.after.as_ref();

@@ -77,11 +77,17 @@ fn it_says_what_is_there() {
 fn it_shows_what_differs() {
     let given = || given_events::<Todo>(OpenTodos, [(1, added("milk"))]);
     let text = message(move || drop(given().then_document("open_todos", &1, "bread")));
-    assert!(text.contains("- \"bread\"") && text.contains("+ \"milk\""), "{text}");
+    assert!(
+        text.contains("- \"bread\"") && text.contains("+ \"milk\""),
+        "{text}"
+    );
     let text = message(move || drop(given().then_no_document("open_todos", &1)));
     assert!(text.contains("milk"), "{text}");
     let text = message(move || drop(given().then_collection("open_todos", [(2, "milk")])));
-    assert!(text.contains("- 2: \"milk\"") && text.contains("+ 1: \"milk\""), "{text}");
+    assert!(
+        text.contains("- 2: \"milk\"") && text.contains("+ 1: \"milk\""),
+        "{text}"
+    );
     let text = message(move || drop(given().then_document("open_todos", &7, "bread")));
     assert!(text.contains("no document"), "{text}");
 }
@@ -94,11 +100,7 @@ impl Projection<Documents> for CountsBatches {
     type Event = TodoEvent;
     const NAME: &'static str = "counts_batches";
 
-    async fn project(
-        &self,
-        _: &[Envelope<TodoEvent>],
-        docs: &mut Documents,
-    ) -> projection::Result {
+    async fn project(&self, _: &[Envelope<TodoEvent>], docs: &mut Documents) -> projection::Result {
         let one_more = |count: Option<u64>| Some(count.unwrap_or(0) + 1);
         docs.update("counters", "batches", one_more).await?;
         Ok(())

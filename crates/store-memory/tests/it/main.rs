@@ -46,6 +46,11 @@ suites! {
     bus: bus_suite
     subscription: subscription_suite
     properties: property_suite
+    snapshots: snapshots_suite
+    documents: documents_suite
+    repository: repository_suite
+    commands: commands_suite
+    projector: projector_suite
 }
 
 #[test]

@@ -52,4 +52,9 @@ suites! {
     bus: bus_suite
     subscription: subscription_suite
     properties: property_suite
+    repository: repository_suite
+    snapshots: snapshots_suite
+    commands: commands_suite
+    documents: documents_suite
+    projector: projector_suite
 }

@@ -1,1 +1,137 @@
+//! No statement scans a table, whatever the server knows about it.
 
+use backstory_event::{
+    Append, AppendCondition, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt,
+    ExpectedVersion, FilterItem, Payload, Position, Tag,
+};
+use backstory_projection::{
+    Checkpoints, DocumentKey, DocumentList, DocumentStore, DocumentWrite, Step, Target,
+};
+use sqlx::PgConnection;
+
+use crate::kit::{event, fresh, raw, run, scalar, stream};
+
+/// Rows that were read by scans of whole tables, by all sessions that have reported so far.
+const SCANNED: &str = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables \
+    WHERE schemaname = 'backstory' AND relname <> 'migration'";
+
+async fn without_statistics(connection: &mut PgConnection) {
+    for table in [
+        "event", "stream", "claim", "snapshot", "progress", "collection", "document", "document_index",
+    ] {
+        // Analyzed while empty is the worst case: the server is sure that a scan costs nothing.
+        run(
+            connection,
+            &format!("ALTER TABLE backstory.{table} SET (autovacuum_enabled = false); ANALYZE backstory.{table}"),
+        )
+        .await;
+    }
+}
+
+async fn reported(connection: &mut PgConnection) -> i64 {
+    // Sessions report at most once a second, and when they end.
+    run(connection, "SELECT pg_stat_force_next_flush()").await;
+    scalar(connection, SCANNED).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_and_projections_scan_nothing_from_an_empty_table_on() {
+    let (database, store) = fresh().await;
+    let mut admin = raw(database.url()).await;
+    without_statistics(&mut admin).await;
+    let mut progress = store.load_progress("list").await.unwrap();
+    let mut seen = Checkpoint::START;
+    for round in 0..60 {
+        let appends = (0..20).map(|number| {
+            let own = stream("todo", format!("{round}-{number}"));
+            let mut added = event("todo.added");
+            added.tags = vec![Tag::pair("list", number).unwrap(), Tag::pair("round", round).unwrap()];
+            let mine = FilterItem::new().tag(Tag::pair("round", format!("{round}-{number}")).unwrap());
+            let named = FilterItem::new().name("todo.never");
+            let append = Append::to(own.clone(), ExpectedVersion::NoStream, [added, event("todo.done")])
+                .fail_if(AppendCondition::new(mine.into(), Position::START))
+                .fail_if(AppendCondition::new(named.into(), seen))
+                .claim("title", format!("{round}-{number}"), own);
+            store.append(append)
+        });
+        let receipts = futures::future::join_all(appends).await;
+        let receipts: Vec<_> = receipts.into_iter().map(Result::unwrap).collect();
+        seen = receipts.iter().map(|receipt| receipt.checkpoint).max_by_key(|seen| seen.position).unwrap();
+
+        let writes = (0..20).map(|number| DocumentWrite::Put {
+            key: DocumentKey { collection: "list".into(), key: format!("{round}-{number}") },
+            body: Payload::empty(),
+            indexed: vec![("round".into(), round.to_string())],
+            owner: Some(stream("todo", format!("{round}-{number}"))),
+        });
+        let gone = (0..20).map(|number| DocumentWrite::Delete {
+            key: DocumentKey { collection: "list".into(), key: format!("{}-{number}", round - 1) },
+        });
+        let step = Step { from: progress, to: Target::Advance(seen) };
+        store.commit_documents(writes.chain(gone).collect(), &step).await.unwrap();
+        progress = step.result();
+    }
+    assert_eq!(seen.position.get(), 60 * 40);
+    let list = DocumentList {
+        collection: "list".into(),
+        prefix: String::new(),
+        index: Some("round".into()),
+        equals: Some("59".into()),
+        after: None,
+        limit: 100,
+    };
+    assert_eq!(store.list_documents(&list).await.unwrap().len(), 20);
+    store.close().await;
+    // The sessions have ended and reported.
+    crate::kit::until_count(
+        &mut admin,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        0,
+    )
+    .await;
+    let scanned = reported(&mut admin).await;
+    assert!(scanned < 2_000, "{scanned} rows were read by scans");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_read_by_its_index() {
+    let (database, store) = fresh().await;
+    let mut admin = raw(database.url()).await;
+    run(
+        &mut admin,
+        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
+         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
+           metadata, tags, recorded_at) \
+         SELECT n, 'todo', (n % 2000)::text, 1 + (n - 1) / 2000, gen_random_uuid(), 'todo.added', 1, '{}', '{}', \
+           '{}', now() FROM generate_series(1, 40000) AS n",
+    )
+    .await;
+    let fetched = "SELECT (idx_tup_fetch + seq_tup_read)::bigint FROM pg_stat_user_tables WHERE relname = 'event'";
+    for analyzed in [false, true] {
+        if analyzed {
+            run(&mut admin, "ANALYZE backstory.event").await;
+        }
+        let two = FilterItem::new().stream(stream("todo", 7)).stream(stream("todo", 1999));
+        for (query, expected) in [
+            (EventQuery::stream(stream("todo", 7)), 20),
+            (EventQuery::stream(stream("todo", 7)).backward().limit(3), 3),
+            (EventQuery::new(two.into()).after(Position::new(20_000)), 20),
+            (EventQuery::new(EventFilter::stream(stream("todo", "none"))), 0),
+        ] {
+            run(&mut admin, "SELECT pg_stat_reset()").await;
+            let reader = backstory_store_postgres::PostgresStore::connect(database.url()).await.unwrap();
+            assert_eq!(reader.collect(query.clone()).await.unwrap().len(), expected);
+            reader.close().await;
+            crate::kit::until_count(
+                &mut admin,
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND pid <> pg_backend_pid() AND application_name = 'backstory' AND query NOT LIKE '%max(e.position)%'",
+                0,
+            )
+            .await;
+            let rows: i64 = scalar(&mut admin, fetched).await;
+            assert!(rows < 200, "{rows} rows for {query:?}, analyzed: {analyzed}");
+        }
+    }
+    drop(store);
+}

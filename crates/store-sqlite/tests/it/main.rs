@@ -1,5 +1,11 @@
 //! The conformance suites on SQLite, and what only SQLite has: files, processes, disks.
 
+mod files;
+mod processes;
+mod store;
+
+use std::path::PathBuf;
+
 use backstory_conformance::{Dyn, Fixture};
 use backstory_store_sqlite::SqliteStore;
 use tempfile::TempDir;
@@ -10,8 +16,8 @@ struct Sqlite {
 }
 
 impl Sqlite {
-    fn url(&self) -> String {
-        format!("sqlite:{}", self.directory.path().join("log.db").display())
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("log.db")
     }
 }
 
@@ -23,7 +29,9 @@ impl Fixture for Sqlite {
     }
 
     async fn elsewhere(&self) -> SqliteStore {
-        SqliteStore::connect(&self.url()).await.unwrap()
+        SqliteStore::connect(self.path().to_str().unwrap())
+            .await
+            .unwrap()
     }
 }
 
@@ -57,7 +65,8 @@ macro_rules! suites {
 suites! {
     event_store: event_store_suite
     subscription: subscription_suite
-    properties: property_suite
+    documents: documents_suite
+    projector: projector_suite
     snapshots: snapshots_suite
     repository: repository_suite
     commands: commands_suite

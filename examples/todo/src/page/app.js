@@ -322,7 +322,7 @@ function renderTasks(list) {
     const selected = tab === selectedTab();
     tab.ariaSelected = String(selected);
     tab.tabIndex = selected ? 0 : -1;
-    count(tab.querySelector(".count"), list?.[tab.dataset.filter] ?? 0);
+    tab.querySelector(".count").textContent = list?.[tab.dataset.filter] ?? 0;
   });
   page.panel.setAttribute("aria-labelledby", selectedTab().id);
 
@@ -425,6 +425,7 @@ const newestFirst = (a, b) => b.added - a.added || (a.id < b.id ? 1 : -1);
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
+// A number that changes beats once.
 function count(element, number) {
   const text = String(number);
   if (element.textContent === text) return;

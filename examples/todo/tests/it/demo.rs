@@ -8,10 +8,16 @@ use crate::support::{data, events, ok};
 
 /// The counters of the newest list, from the events alone.
 fn counted(events: &[Value]) -> String {
-    let list = events.iter().rfind(|event| event["name"] == "list.opened").expect("a list");
+    let list = events
+        .iter()
+        .rfind(|event| event["name"] == "list.opened")
+        .expect("a list");
     let mut tasks: HashMap<&str, &str> = HashMap::new();
     for event in events.iter().filter(|event| event["category"] == "task") {
-        let (key, name) = (event["key"].as_str().unwrap(), event["name"].as_str().unwrap());
+        let (key, name) = (
+            event["key"].as_str().unwrap(),
+            event["name"].as_str().unwrap(),
+        );
         if name == "task.added" && event["payload"]["list"] != list["key"] {
             continue;
         }
@@ -21,7 +27,10 @@ fn counted(events: &[Value]) -> String {
     }
     let count = |name| tasks.values().filter(|last| **last == name).count();
     let (active, removed) = (count("task.added"), count("task.removed"));
-    format!("active {active}, removed {removed}, archived {}", count("task.completed"))
+    format!(
+        "active {active}, removed {removed}, archived {}",
+        count("task.completed")
+    )
 }
 
 #[tokio::test]
@@ -29,7 +38,12 @@ async fn its_last_line_counts_what_it_did_each_time() {
     let folder = tempfile::tempdir().unwrap();
     let place = data(folder.path());
     let mut lines = Vec::new();
-    for arguments in [&["demo"][..], &["demo"], &["demo", "--tasks", "20"], &["demo", "--tasks", "0"]] {
+    for arguments in [
+        &["demo"][..],
+        &["demo"],
+        &["demo", "--tasks", "20"],
+        &["demo", "--tasks", "0"],
+    ] {
         let output = ok(&place, arguments).await;
         let events = events(&place).await;
         let last = output.lines().last().unwrap().to_owned();
@@ -42,7 +56,10 @@ async fn its_last_line_counts_what_it_did_each_time() {
         format!("active {active}, removed {removed}, archived {archived}")
     };
     let ten = line(10 - 5 - 2, 5, 2);
-    assert_eq!(lines, [ten.clone(), ten, line(20 - 10 - 4, 10, 4), line(0, 0, 0)]);
+    assert_eq!(
+        lines,
+        [ten.clone(), ten, line(20 - 10 - 4, 10, 4), line(0, 0, 0)]
+    );
 }
 
 #[tokio::test]
@@ -52,8 +69,17 @@ async fn its_events_are_those_that_were_asked_for() {
     ok(&place, &["demo"]).await;
     let events = events(&place).await;
     let count = |name| events.iter().filter(|event| event["name"] == name).count();
-    let all = ["list.opened", "task.added", "task.removed", "task.completed"].map(count);
+    let all = [
+        "list.opened",
+        "task.added",
+        "task.removed",
+        "task.completed",
+    ]
+    .map(count);
     assert_eq!(all, [1, 10, 5, 2]);
-    let positions: Vec<_> = events.iter().map(|event| event["position"].as_u64()).collect();
+    let positions: Vec<_> = events
+        .iter()
+        .map(|event| event["position"].as_u64())
+        .collect();
     assert_eq!(positions, (1..=18).map(Some).collect::<Vec<_>>());
 }

@@ -17,7 +17,9 @@ async fn a_page_gets_the_state_and_then_each_change() {
     let first = page.expect("snapshot").await;
     assert_eq!(first.data, state);
 
-    let task = server.post("/api/tasks", json!({ "list": list, "title": "sweep" })).await;
+    let task = server
+        .post("/api/tasks", json!({ "list": list, "title": "sweep" }))
+        .await;
     // The list itself may still be on its way: the snapshot had it, and it may be told again.
     let change = loop {
         let change = page.expect("change").await;
@@ -34,7 +36,10 @@ async fn a_page_gets_the_state_and_then_each_change() {
     server.post(&done, json!({})).await;
     let change = page.expect("change").await;
     assert_eq!(change.data["tasks"][0]["state"], "done");
-    assert_eq!(change.data["counters"], json!({ "active": 0, "done": 1, "removed": 0 }));
+    assert_eq!(
+        change.data["counters"],
+        json!({ "active": 0, "done": 1, "removed": 0 })
+    );
 }
 
 #[tokio::test]
@@ -51,7 +56,11 @@ async fn a_page_is_told_what_other_processes_change() {
     for page in &mut pages {
         loop {
             let change = page.next().await.expect("the stream goes on");
-            if change.data["tasks"].as_array().unwrap().iter().any(|task| task["title"] == "sweep")
+            if change.data["tasks"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|task| task["title"] == "sweep")
             {
                 assert_eq!(change.data["counters"]["active"], 1);
                 break;

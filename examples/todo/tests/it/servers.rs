@@ -10,15 +10,28 @@ const TIMES: usize = 200;
 /// What was changed at one server is in the very next answer of the other one.
 async fn a_receipt_holds_everywhere(place: &[&str]) {
     let servers = [Server::start(place).await, Server::start(place).await];
-    let list = servers[0].post("/api/lists", json!({ "name": "Home" })).await.id();
+    let list = servers[0]
+        .post("/api/lists", json!({ "name": "Home" }))
+        .await
+        .id();
     for n in 0..TIMES {
         let (one, other) = (&servers[n % 2], &servers[(n + 1) % 2]);
-        let task = one.post("/api/tasks", json!({ "list": list, "title": format!("{n}") })).await;
+        let task = one
+            .post(
+                "/api/tasks",
+                json!({ "list": list, "title": format!("{n}") }),
+            )
+            .await;
         let state = other.get_including("/api/state", &task.receipt()).await;
         let board: Value = state.json();
-        let tasks = board["tasks"].as_array().unwrap_or_else(|| panic!("{board}"));
+        let tasks = board["tasks"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{board}"));
         let id = task.id();
-        assert!(tasks.iter().any(|task| task["id"] == json!(id)), "read {n} misses the change");
+        assert!(
+            tasks.iter().any(|task| task["id"] == json!(id)),
+            "read {n} misses the change"
+        );
         assert_eq!(board["counters"]["active"], n + 1);
     }
     // Both have the same events in the read model, each once.

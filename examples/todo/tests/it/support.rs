@@ -30,7 +30,10 @@ pub(crate) const RECEIPT: &str = "x-backstory-receipt";
 /// The program, without the environment's own database.
 pub(crate) fn todo(place: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_todo"));
-    command.args(place).env_remove("DATABASE_URL").env_remove("RUST_LOG");
+    command
+        .args(place)
+        .env_remove("DATABASE_URL")
+        .env_remove("RUST_LOG");
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -38,7 +41,10 @@ pub(crate) fn todo(place: &[&str]) -> Command {
 /// Runs a sub-command to its end.
 pub(crate) async fn run(place: &[&str], arguments: &[&str]) -> Output {
     let output = todo(place).args(arguments).output();
-    timeout(LONG, output).await.expect("the program hangs").expect("the program starts")
+    timeout(LONG, output)
+        .await
+        .expect("the program hangs")
+        .expect("the program starts")
 }
 
 /// Runs a sub-command that must succeed, and returns what it printed.
@@ -59,7 +65,10 @@ pub(crate) async fn refused(place: &[&str], arguments: &[&str]) -> String {
 /// The events of a database, as `todo events --json` shows them.
 pub(crate) async fn events(place: &[&str]) -> Vec<Value> {
     let lines = ok(place, &["events", "--json"]).await;
-    lines.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+        .collect()
 }
 
 /// Arguments that keep the lists in this folder.
@@ -89,7 +98,10 @@ impl Answer {
     }
 
     pub(crate) fn receipt(&self) -> String {
-        let receipt = self.headers.get(RECEIPT).unwrap_or_else(|| panic!("no receipt: {self:?}"));
+        let receipt = self
+            .headers
+            .get(RECEIPT)
+            .unwrap_or_else(|| panic!("no receipt: {self:?}"));
         receipt.to_str().expect("ASCII").to_owned()
     }
 
@@ -108,7 +120,10 @@ impl Answer {
         assert_eq!(problem["status"], status, "{problem}");
         assert_eq!(problem["code"], code, "{problem}");
         for text in ["type", "title", "detail"] {
-            assert!(problem[text].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+            assert!(
+                problem[text].as_str().is_some_and(|text| !text.is_empty()),
+                "{problem}"
+            );
         }
     }
 }
@@ -125,12 +140,15 @@ impl Server {
 
     /// Starts the program, which writes its log where the caller said.
     pub(crate) async fn spawn(mut command: Command, port: u16) -> Self {
-        command.args(["serve", "--port", &port.to_string()]).stdout(Stdio::piped());
+        command
+            .args(["serve", "--port", &port.to_string()])
+            .stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         let read = timeout(LONG, stdout.read_line(&mut line)).await;
-        read.expect("the server says where it is").expect("readable");
+        read.expect("the server says where it is")
+            .expect("readable");
         let (_, address) = line.trim().split_once("http://").expect("an address");
         Self {
             child,
@@ -141,48 +159,83 @@ impl Server {
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+        self.address
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok())
+            .expect("a port")
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.ask(self.request(Method::GET, path).body(Full::default()).expect("a request")).await
+        self.ask(
+            self.request(Method::GET, path)
+                .body(Full::default())
+                .expect("a request"),
+        )
+        .await
     }
 
     /// Asks for what includes the change of this receipt.
     pub(crate) async fn get_including(&self, path: &str, receipt: &str) -> Answer {
         let request = self.request(Method::GET, path).header(RECEIPT, receipt);
-        self.ask(request.body(Full::default()).expect("a request")).await
+        self.ask(request.body(Full::default()).expect("a request"))
+            .await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
-        self.post_text(path, "application/json", body.to_string()).await
+        self.post_text(path, "application/json", body.to_string())
+            .await
     }
 
     pub(crate) async fn post_text(&self, path: &str, kind: &str, body: String) -> Answer {
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, kind);
-        self.ask(request.body(Full::from(body)).expect("a request")).await
+        self.ask(request.body(Full::from(body)).expect("a request"))
+            .await
     }
 
     fn request(&self, method: Method, path: &str) -> axum::http::request::Builder {
-        Request::builder().method(method).uri(format!("http://{}{path}", self.address))
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
     }
 
     async fn ask(&self, request: Request<Full<Bytes>>) -> Answer {
         let answer = timeout(LONG, self.client.request(request)).await;
-        let (parts, body) = answer.expect("an answer in time").expect("an answer").into_parts();
-        let body = timeout(LONG, body.collect()).await.expect("a body in time").expect("a body");
+        let (parts, body) = answer
+            .expect("an answer in time")
+            .expect("an answer")
+            .into_parts();
+        let body = timeout(LONG, body.collect())
+            .await
+            .expect("a body in time")
+            .expect("a body");
         let text = String::from_utf8(body.to_bytes().to_vec()).expect("UTF-8");
-        Answer { status: parts.status, headers: parts.headers, text }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text,
+        }
     }
 
     /// Listens as a page does.
     pub(crate) async fn listen(&self) -> Events {
-        let request = self.request(Method::GET, "/api/events").body(Full::default());
+        let request = self
+            .request(Method::GET, "/api/events")
+            .body(Full::default());
         let answer = self.client.request(request.expect("a request"));
-        let answer = timeout(LONG, answer).await.expect("an answer in time").expect("an answer");
+        let answer = timeout(LONG, answer)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()[CONTENT_TYPE], "text/event-stream");
-        Events { body: answer.into_body().map_err(|error| error.to_string()).boxed_unsync(), buffer: String::new() }
+        Events {
+            body: answer
+                .into_body()
+                .map_err(|error| error.to_string())
+                .boxed_unsync(),
+            buffer: String::new(),
+        }
     }
 
     /// Ends it as a crash does.
@@ -193,10 +246,17 @@ impl Server {
     /// Asks it to stop, and returns its exit code.
     pub(crate) async fn terminate(mut self, signal: &str) -> Option<i32> {
         let pid = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status().await;
+        let sent = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .await;
         assert!(sent.expect("kill runs").success());
-        let ended = timeout(Duration::from_secs(10), self.child.wait()).await;
-        ended.expect("it ends within seconds").expect("it ends").code()
+        // Less than what unanswered requests are given: pages that listen must not use it up.
+        let ended = timeout(Duration::from_secs(4), self.child.wait()).await;
+        ended
+            .expect("it ends within seconds")
+            .expect("it ends")
+            .code()
     }
 }
 
@@ -226,12 +286,22 @@ impl Events {
                 };
                 if !block.starts_with(':') {
                     let data = serde_json::from_str(&field("data:")).expect("data is JSON");
-                    return Some(Message { name: field("event:"), id: field("id:"), data });
+                    return Some(Message {
+                        name: field("event:"),
+                        id: field("id:"),
+                        data,
+                    });
                 }
             }
-            let frame = timeout(LONG, self.body.frame()).await.expect("a message in time")?;
-            let bytes = frame.expect("the stream is whole").into_data().expect("data");
-            self.buffer.push_str(std::str::from_utf8(&bytes).expect("UTF-8"));
+            let frame = timeout(LONG, self.body.frame())
+                .await
+                .expect("a message in time")?;
+            let bytes = frame
+                .expect("the stream is whole")
+                .into_data()
+                .expect("data");
+            self.buffer
+                .push_str(std::str::from_utf8(&bytes).expect("UTF-8"));
         }
     }
 

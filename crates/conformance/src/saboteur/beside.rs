@@ -1,0 +1,100 @@
+//! What a saboteur does to snapshots, checkpoints and documents.
+
+use async_trait::async_trait;
+use backstory_aggregate::{SnapshotRecord, SnapshotStore};
+use backstory_event::{Payload, StoreError, StreamId, StreamVersion};
+use backstory_projection::{
+    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite,
+    Progress, Step, Target,
+};
+
+use super::{Sabotage, Saboteur};
+use crate::CompleteStore;
+
+#[async_trait]
+impl<S: CompleteStore> SnapshotStore for Saboteur<S> {
+    async fn save_snapshot(&self, snapshot: SnapshotRecord) -> Result<(), StoreError> {
+        if self.sabotage == Some(Sabotage::KeepsSnapshots) {
+            let mut notes = self.notes.lock().unwrap();
+            notes
+                .snapshots
+                .insert(snapshot.stream.clone(), snapshot.clone());
+        }
+        self.inner.save_snapshot(snapshot).await
+    }
+
+    async fn latest_snapshot(
+        &self,
+        stream: &StreamId,
+        up_to: Option<StreamVersion>,
+    ) -> Result<Option<SnapshotRecord>, StoreError> {
+        let found = self.inner.latest_snapshot(stream, up_to).await?;
+        Ok(found.or_else(|| self.notes.lock().unwrap().snapshots.get(stream).cloned()))
+    }
+
+    async fn delete_snapshots(&self, stream: &StreamId) -> Result<(), StoreError> {
+        self.inner.delete_snapshots(stream).await
+    }
+}
+
+#[async_trait]
+impl<S: CompleteStore> Checkpoints for Saboteur<S> {
+    async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
+        self.inner.load_progress(projection).await
+    }
+
+    async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
+        self.inner.list_progress().await
+    }
+}
+
+#[async_trait]
+impl<S: CompleteStore> DocumentStore for Saboteur<S> {
+    async fn get_documents(
+        &self,
+        keys: &[DocumentKey],
+    ) -> Result<Vec<Option<Payload>>, StoreError> {
+        self.inner.get_documents(keys).await
+    }
+
+    async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
+        self.inner.list_documents(list).await
+    }
+
+    async fn commit_documents(
+        &self,
+        mut writes: Vec<DocumentWrite>,
+        step: &Step,
+    ) -> Result<(), CommitError> {
+        let mut step = step.clone();
+        match self.sabotage {
+            Some(Sabotage::IgnoresFences) => step.from = self.current(&step).await?,
+            Some(Sabotage::ForgetsCheckpoints) => {
+                step.to = Target::Advance(step.from.checkpoint);
+            }
+            Some(Sabotage::KeepsDocuments) => {
+                for write in &mut writes {
+                    if let DocumentWrite::Put { owner, .. } = write {
+                        *owner = None;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let outcome = self.inner.commit_documents(writes.clone(), &step).await;
+        if self.sabotage == Some(Sabotage::WritesWhatIsFenced) && outcome.is_err() {
+            let from = self.current(&step).await?;
+            let to = Target::Advance(from.checkpoint);
+            self.inner
+                .commit_documents(writes, &Step { from, to })
+                .await?;
+        }
+        outcome
+    }
+}
+
+impl<S: CompleteStore> Saboteur<S> {
+    async fn current(&self, step: &Step) -> Result<Progress, StoreError> {
+        self.inner.load_progress(&step.from.projection).await
+    }
+}

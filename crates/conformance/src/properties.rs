@@ -1,5 +1,7 @@
 //! Random appends and queries against a naive model: seeded, so that a failure comes again.
 
+use std::cmp::Reverse;
+
 use backstory_event::{
     Append, Appended, Direction, EventQuery, EventStore, RecordedEvent, StoreErrorKind,
 };
@@ -7,7 +9,7 @@ use futures::future::join_all;
 
 use crate::{
     Fixture,
-    kit::{log, read, stream_rows, within},
+    kit::{log, position, read, stream_rows, within},
 };
 
 mod generate;
@@ -163,28 +165,18 @@ fn kind_name(kind: StoreErrorKind) -> &'static str {
 fn explain(model: &mut Model, tags: &mut StreamTags, appends: &[Append], outcomes: &[Outcome]) {
     let mut winners: Vec<usize> = Vec::new();
     let mut others: Vec<usize> = Vec::new();
-    let head = model.events.len();
+    // An append whose events are a part of another's is the same again, if it came later.
+    let positions = |index: usize| outcomes[index].as_ref().ok()?.positions;
     let mut order: Vec<usize> = (0..appends.len()).collect();
-    order.sort_by_key(|index| {
-        outcomes[*index]
-            .as_ref()
-            .map_or(0, |receipt| receipt.position().get())
-    });
+    order.sort_by_key(|index| positions(*index).map(|(first, last)| (first, Reverse(last))));
+    let mut seen = position(model.events.len());
     for index in order {
-        let receipt = outcomes[index].as_ref().ok();
-        let is_new = receipt.is_some_and(|receipt| {
-            let first = receipt.positions.unwrap().0.get();
-            let again = winners.iter().any(|winner| {
-                outcomes[*winner]
-                    .as_ref()
-                    .is_ok_and(|other| other.checkpoint == receipt.checkpoint)
-            });
-            usize::try_from(first).unwrap() > head && !again
-        });
-        if is_new {
-            winners.push(index)
-        } else {
-            others.push(index)
+        match positions(index) {
+            Some((first, last)) if first > seen => {
+                seen = last;
+                winners.push(index);
+            }
+            _ => others.push(index),
         }
     }
     let mut states = vec![model.clone()];

@@ -25,7 +25,9 @@ use uuid::Uuid;
 const CALLERS: [usize; 3] = [1, 32, 128];
 
 fn main() {
-    let numbers: Vec<u64> = std::env::args().filter_map(|text| text.parse().ok()).collect();
+    let numbers: Vec<u64> = std::env::args()
+        .filter_map(|text| text.parse().ok())
+        .collect();
     let seconds = Duration::from_secs(numbers.first().copied().unwrap_or(3));
     let rounds = usize::try_from(numbers.get(1).copied().unwrap_or(3)).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -38,9 +40,16 @@ fn main() {
 
 async fn run(seconds: Duration, rounds: usize) {
     // Durable, as in production.
-    let settings = [("fsync", "on"), ("full_page_writes", "on"), ("shared_buffers", "512MB")];
+    let settings = [
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("shared_buffers", "512MB"),
+    ];
     let cluster = TestCluster::start_with(&settings).await;
-    println!("{:>8} {:>12} {:>12} {:>7} {:>10}", "callers", "ours/s", "raw/s", "ratio", "p50 ms");
+    println!(
+        "{:>8} {:>12} {:>12} {:>7} {:>10}",
+        "callers", "ours/s", "raw/s", "ratio", "p50 ms"
+    );
     for callers in CALLERS {
         let (mut ours, mut raw, mut middle) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
@@ -50,7 +59,10 @@ async fn run(seconds: Duration, rounds: usize) {
             raw.push(inserts(&cluster, callers, seconds).await);
         }
         let (ours, raw, p50) = (median(ours), median(raw), median(middle));
-        println!("{callers:>8} {ours:>12.0} {raw:>12.0} {:>7.2} {p50:>10.2}", ours / raw);
+        println!(
+            "{callers:>8} {ours:>12.0} {raw:>12.0} {:>7.2} {p50:>10.2}",
+            ours / raw
+        );
     }
     let (first, last) = statistics(&cluster).await;
     println!(
@@ -108,7 +120,11 @@ const INSERT: &str = "INSERT INTO backstory.event (position, category, key, vers
 /// One row per transaction into the same table with the same indexes; nothing is checked.
 async fn inserts(cluster: &TestCluster, callers: usize, seconds: Duration) -> f64 {
     let database = cluster.create_database().await;
-    PostgresStore::connect(database.url()).await.unwrap().close().await;
+    PostgresStore::connect(database.url())
+        .await
+        .unwrap()
+        .close()
+        .await;
     let pool: PgPool = PgPoolOptions::new()
         .max_connections(u32::try_from(callers.min(32)).unwrap())
         .test_before_acquire(false)

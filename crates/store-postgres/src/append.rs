@@ -134,7 +134,8 @@ fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
         .flat_map(|(append, number, condition)| {
             let after = condition.after.position.get();
             let items = condition.fail_if.items().iter();
-            let possible = items.filter(|item| item.get_tags().iter().all(|tag| storable(tag.as_str())));
+            let possible =
+                items.filter(|item| item.get_tags().iter().all(|tag| storable(tag.as_str())));
             possible.map(move |item| look(append, number, after, item))
         })
         .collect()

@@ -134,10 +134,7 @@ impl PostgresStore {
     ///
     /// # Errors
     /// As [`PostgresStore::connect`].
-    pub async fn with_pool_and(
-        pool: PgPool,
-        options: PostgresOptions,
-    ) -> Result<Self, StoreError> {
+    pub async fn with_pool_and(pool: PgPool, options: PostgresOptions) -> Result<Self, StoreError> {
         let connect = quiet((*pool.connect_options()).clone());
         Self::open(pool, connect, false, options).await
     }

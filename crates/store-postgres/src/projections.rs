@@ -161,7 +161,8 @@ impl Unit<PgConnection> for SqlUnit {
             sql,
             from,
         } = *self;
-        let span = tracing::debug_span!("backstory.postgres.projection", projection = %from.projection);
+        let span =
+            tracing::debug_span!("backstory.postgres.projection", projection = %from.projection);
         let step = Step { from, to };
         let commit = async {
             if !work.step(&sql, &step).await.map_err(store_error)? {

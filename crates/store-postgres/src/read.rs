@@ -186,9 +186,8 @@ pub(crate) fn statement(
 
 /// The streams of a filter that means nothing but streams: their index finds the events.
 fn streams_only(filter: &EventFilter) -> Option<Vec<&StreamId>> {
-    let only = |item: &FilterItem| {
-        item.get_categories().is_empty() && !item.get_streams().is_empty()
-    };
+    let only =
+        |item: &FilterItem| item.get_categories().is_empty() && !item.get_streams().is_empty();
     let items = filter.items();
     if items.is_empty() || !items.iter().all(only) {
         return None;

@@ -7,8 +7,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use sqlx::{
-    Connection, Error, PgConnection, PgPool, Postgres, Row,
-    pool::PoolConnection,
+    Connection, Error, PgConnection, PgPool, Postgres, Row, pool::PoolConnection,
     postgres::PgConnectOptions,
 };
 use tokio::time::timeout;

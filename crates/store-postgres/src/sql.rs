@@ -44,7 +44,7 @@ macro_rules! settings {
     () => {
         "set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), \
          set_config('enable_mergejoin', 'off', true), \
-         set_config('plan_cache_mode', 'force_generic_plan', true), \
+         set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true), \
          set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
            WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
     };
@@ -194,19 +194,22 @@ statements! {
         ON CONFLICT (generation, key) DO UPDATE SET body = excluded.body, \
           owner_category = excluded.owner_category, owner_key = excluded.owner_key";
 
-    delete_documents = "DELETE FROM {s}.document d \
-        USING unnest($1::text[], $2::text[]) AS q(collection, key), {s}.collection c \
-        WHERE c.name = q.collection AND d.generation = c.generation AND d.key = q.key";
+    // OFFSET 0: as one relation the keys meet the index with all its columns.
+    delete_documents = "DELETE FROM {s}.document d USING (SELECT c.generation, q.key \
+          FROM unnest($1::text[], $2::text[]) AS q(collection, key) \
+          JOIN {s}.collection c ON c.name = q.collection OFFSET 0) q \
+        WHERE d.generation = q.generation AND d.key = q.key";
 
     // $1, $2: the documents written or deleted; $3 …: all index entries that they have now.
     index_documents = "WITH entries AS MATERIALIZED (SELECT c.generation, q.key, q.field, q.value \
           FROM unnest($3::text[], $4::text[], $5::text[], $6::text[]) AS q(collection, key, field, value) \
           JOIN {s}.collection c ON c.name = q.collection), \
-        gone AS (DELETE FROM {s}.document_index i \
-          USING unnest($1::text[], $2::text[]) AS q(collection, key), {s}.collection c \
-          WHERE c.name = q.collection AND i.generation = c.generation AND i.key = q.key \
-            AND NOT EXISTS (SELECT FROM entries e WHERE e.generation = i.generation \
-              AND e.key = i.key AND e.field = i.field AND e.value = i.value)) \
+        gone AS (DELETE FROM {s}.document_index i USING (SELECT c.generation, q.key \
+            FROM unnest($1::text[], $2::text[]) AS q(collection, key) \
+            JOIN {s}.collection c ON c.name = q.collection OFFSET 0) q \
+          WHERE i.generation = q.generation AND i.key = q.key \
+            AND (i.generation, i.key, i.field, i.value) NOT IN \
+              (SELECT e.generation, e.key, e.field, e.value FROM entries e)) \
         INSERT INTO {s}.document_index (generation, field, value, key) \
         SELECT e.generation, e.field, e.value, e.key FROM entries e \
         ORDER BY e.generation, e.field, e.value, e.key ON CONFLICT DO NOTHING";

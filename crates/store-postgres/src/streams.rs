@@ -17,7 +17,11 @@ pub(crate) async fn list(
     schema: &Schema,
     query: &StreamQuery,
 ) -> Result<StreamPage, Error> {
-    let wanted = query.tags.iter().map(Tag::as_str).chain(query.category.as_deref());
+    let wanted = query
+        .tags
+        .iter()
+        .map(Tag::as_str)
+        .chain(query.category.as_deref());
     if !wanted.into_iter().all(storable) {
         return Ok(StreamPage {
             streams: Vec::new(),
@@ -47,7 +51,8 @@ pub(crate) async fn list(
     }
     if !query.keys.is_empty() {
         let keys = query.keys.iter().filter(|key| storable(key));
-        sql.push(" AND t.key = ANY (").push_bind(column(keys, String::as_str));
+        sql.push(" AND t.key = ANY (")
+            .push_bind(column(keys, String::as_str));
         sql.push(")");
     }
     if let Some(cursor) = &query.after {

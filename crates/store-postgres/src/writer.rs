@@ -193,9 +193,7 @@ impl PostgresWriter {
             Class::Data => Err(WriteFailure::Refused(StoreError::new(answer))),
             // Only the log itself can tell what became of an open batch.
             Class::Lasting if !open => Ok(batch.iter().map(|_| Err(answer.clone())).collect()),
-            Class::Lasting | Class::Transient => {
-                Err(WriteFailure::Retry(StoreError::new(answer)))
-            }
+            Class::Lasting | Class::Transient => Err(WriteFailure::Retry(StoreError::new(answer))),
         }
     }
 }

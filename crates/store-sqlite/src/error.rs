@@ -35,7 +35,7 @@ pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
 /// True when a COMMIT that failed so may have reached the disk all the same: its last page was
 /// written and only the confirmation is missing.
 pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {
-    matches!(primary(error), Some(IOERR) | None)
+    false
 }
 
 /// An error on its way to a place that knows the file.
@@ -122,8 +122,8 @@ fn kind(path: &Path, error: &sqlx::Error) -> StoreErrorKind {
         },
         READONLY => StoreErrorKind::NotWritable {
             reason: format!(
-                "{file} or its directory is read-only: give this user the right to write to both \
-                 (SQLite code {code})"
+                "{file}, a file beside it (-wal, -shm) or their directory is read-only: give this \
+                 user the right to write to all of them (SQLite code {code})"
             ),
         },
         FULL => StoreErrorKind::NotWritable {

@@ -112,7 +112,7 @@ fn push_positions(
     if filter.items().is_empty() {
         sql.push("SELECT 0 AS position WHERE false");
     } else if filter.is_all() || arms > MOST_ARMS {
-        sql.push("SELECT e.position FROM backstory_event e WHERE ");
+        sql.push("SELECT e.position FROM backstory_event e NOT INDEXED WHERE ");
         push_bounds(sql, bounds);
         if !filter.is_all() {
             sql.push(" AND ");
@@ -202,7 +202,7 @@ fn push_arms(
         }
     } else if item.get_names().is_empty() {
         next(sql);
-        sql.push("SELECT e.position FROM backstory_event e WHERE ");
+        sql.push("SELECT e.position FROM backstory_event e NOT INDEXED WHERE ");
         push_bounds(sql, bounds);
         sql.push(" AND ");
         push_item(sql, item)?;

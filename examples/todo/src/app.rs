@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use backstory::{
-    Appended, CommandBus, CommandError, Conflict, Handle, Projector, Repository, RepositoryError,
-    Schedule, Store, StoreError,
+    Appended, CommandBus, CommandError, Conflict, EventStoreExt, Handle, Projector, Repository,
+    RepositoryError, Schedule, Store, StoreError,
     aggregate::UpdateError,
     projection::{DocumentError, ProjectorError, ProjectorOptions, RunningProjector},
 };
@@ -170,7 +170,8 @@ impl Todos {
     /// When the store is away or the projection fails.
     pub async fn catch_up(&self) -> Result<(), ProjectorError> {
         let projector = self.start_projector().await?;
-        projector.catch_up().await?;
+        let head = self.store.head().await?;
+        projector.caught_up_within(head, Duration::MAX).await?; // however much there is
         projector.shutdown().await?;
         Ok(())
     }

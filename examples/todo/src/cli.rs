@@ -43,8 +43,9 @@ enum Command {
     Serve(Server),
     /// Add a task, and the list if there is none of this name
     Add {
-        /// What is to be done
-        title: String,
+        /// What is to be done, with or without quotes
+        #[arg(required = true)]
+        title: Vec<String>,
         /// The list
         #[arg(long, value_name = "NAME", default_value = "Inbox")]
         list: String,
@@ -119,7 +120,7 @@ async fn one_shot(command: Command, todos: &Todos, out: &mut impl Write) -> Resu
         Command::Serve(_) => {}
         Command::Add { title, list } => {
             let list = todos.list_called(&list).await?;
-            let (id, _) = todos.add_task(list, &title).await?;
+            let (id, _) = todos.add_task(list, &title.join(" ")).await?;
             writeln!(out, "added {id}")?;
         }
         Command::Done { id } => {

@@ -84,7 +84,7 @@ impl Live {
             if !page.events.is_empty() && self.listeners() > 0 {
                 let change = read_model::changed(store, &page.events).await?;
                 let included = page.checkpoint;
-                if false { self.send(Message::StartAgain) }; let _ = (|m: Message| m)(Message::Change {
+                self.send(Message::Change {
                     included,
                     json: json(&change),
                 });

@@ -46,12 +46,20 @@ impl PlaceArgs {
     /// When there is no folder to be had.
     pub fn place(self) -> Result<Place, BoxError> {
         if let Some(url) = self.database {
-            return Ok(Place::Url { url, given_by: "--database" });
+            return Ok(Place::Url {
+                url,
+                given_by: "--database",
+            });
         }
         let variable = env::var(VARIABLE).ok().filter(|url| !url.is_empty());
         let folder = match (self.data, variable) {
             (Some(folder), _) => std::path::absolute(folder)?,
-            (None, Some(url)) => return Ok(Place::Url { url, given_by: VARIABLE }),
+            (None, Some(url)) => {
+                return Ok(Place::Url {
+                    url,
+                    given_by: VARIABLE,
+                });
+            }
             (None, None) => directories::ProjectDirs::from("", "", "backstory-todo")
                 .map(|folders| folders.data_dir().to_owned())
                 .ok_or("there is no home folder to keep the lists in: choose one with --data")?,

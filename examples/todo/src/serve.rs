@@ -76,7 +76,10 @@ pub async fn serve(listener: TcpListener, todos: Todos) -> Result<(), ServeError
     };
     let outcome = tokio::select! {
         outcome = served.into_future() => outcome,
-        () = grace => Ok(tracing::warn!("some requests were not answered in time")),
+        () = grace => {
+            tracing::warn!("some requests were not answered in time");
+            Ok(())
+        }
     };
     pages.abort();
     let projected = projector.shutdown().await;

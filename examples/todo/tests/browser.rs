@@ -3,6 +3,13 @@
 //!
 //! Needs Chromium and `chromedriver`: `scripts/test --browser`.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails panics, also in its helpers"
+)]
+
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]
 #[path = "it/support.rs"]
 mod support;
@@ -58,7 +65,7 @@ const BOXES: &str = r#"
 async fn two_tabs_see_each_others_changes_across_a_crash_of_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("requests.log");
-    let server = start(folder.path(), &log, 0).await;
+    let server = start(folder.path(), &log, free_port()).await;
     let browser = Browser::start(json!({})).await;
     let place = folder.path().to_owned();
     browser
@@ -336,6 +343,13 @@ async fn start(folder: &Path, log: &Path, port: u16) -> Server {
         .unwrap();
     command.env("RUST_LOG", "todo::requests=info").stderr(log);
     Server::spawn(command, port).await
+}
+
+/// A port that no outgoing connection gets, so that it is still free after the server has died.
+fn free_port() -> u16 {
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (first..first + 1_000).find(is_free).expect("a free port")
 }
 
 /// Method and path of each request so far.

@@ -55,6 +55,5 @@ suites! {
 
 #[test]
 fn saboteurs_are_noticed() {
-    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/SABOTEURS.md");
-    backstory_conformance::saboteur::check_saboteurs(memory, list.as_ref());
+    backstory_conformance::saboteur::check_saboteurs(memory);
 }

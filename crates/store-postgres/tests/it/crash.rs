@@ -9,9 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backstory_event::{
-    EventFilter, EventStore, EventStoreExt, StoreErrorKind,
-};
+use backstory_event::{EventFilter, EventStore, EventStoreExt, StoreErrorKind};
 use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestCluster;
 use futures::StreamExt;
@@ -148,7 +146,11 @@ impl Proxy {
                 };
                 let bytes = &buffer[..length];
                 let is_commit = bytes.windows(7).any(|window| window == b"COMMIT\0");
-                let mode = if is_commit { armed.swap(0, Ordering::SeqCst) } else { 0 };
+                let mode = if is_commit {
+                    armed.swap(0, Ordering::SeqCst)
+                } else {
+                    0
+                };
                 if mode != LOSE_COMMIT && server_writes.write_all(bytes).await.is_err() {
                     return None;
                 }
@@ -176,7 +178,9 @@ async fn a_lost_commit(mode: usize) {
     let proxy = Proxy::start(database.url()).await;
     // Longer than the test: nobody but us ends the old backend.
     let options = PostgresOptions::default().with_append_idle_timeout(Duration::from_secs(300));
-    let store = PostgresStore::connect_with(&proxy.url, options).await.unwrap();
+    let store = PostgresStore::connect_with(&proxy.url, options)
+        .await
+        .unwrap();
     let todo = stream("todo", 1);
     let mut receipts = Vec::new();
     for _ in 0..3 {
@@ -234,7 +238,7 @@ async fn a_client_that_dies_while_it_waits_stores_nothing_later() {
     run(&mut other, TAKE_LOCK).await;
     let append = one(&stream("todo", 1));
     // A process of its own, so that it can be killed.
-    let mut client = std::process::Command::new(std::env::current_exe().unwrap())
+    let mut client = std::process::Command::new(own_program())
         .args(["--exact", "crash::client", "--nocapture"])
         .env("CRASH_CLIENT_URL", database.url())
         .env("CRASH_CLIENT_EVENT", append.event_ids()[0].to_string())
@@ -245,7 +249,12 @@ async fn a_client_that_dies_while_it_waits_stores_nothing_later() {
     client.kill().unwrap();
     client.wait().unwrap();
     let mut output = String::new();
-    client.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    client
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut output)
+        .unwrap();
     // The server notices although the backend waits for a lock.
     until_count(&mut watch, LOCK_WAITERS, 0).await;
     run(&mut other, "COMMIT").await;
@@ -257,15 +266,30 @@ async fn a_client_that_dies_while_it_waits_stores_nothing_later() {
     assert_eq!(log(&store).await.len(), 2);
 }
 
+/// This test program, also when a build has replaced its file meanwhile.
+fn own_program() -> std::path::PathBuf {
+    let linux = std::path::PathBuf::from("/proc/self/exe");
+    if linux.exists() {
+        linux
+    } else {
+        std::env::current_exe().unwrap()
+    }
+}
+
 /// The process that the test above kills; without its environment it has nothing to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client() {
     if let Ok(url) = std::env::var("CRASH_CLIENT_URL") {
-        let id = std::env::var("CRASH_CLIENT_EVENT").unwrap().parse().unwrap();
+        let id = std::env::var("CRASH_CLIENT_EVENT")
+            .unwrap()
+            .parse()
+            .unwrap();
         let store = PostgresStore::connect(&url).await.unwrap();
         let mut append = one(&stream("todo", 1));
         append.parts[0].events[0].id = id;
-        let outcome = store.append(append.with_deadline(Duration::from_secs(300))).await;
+        let outcome = store
+            .append(append.with_deadline(Duration::from_secs(300)))
+            .await;
         panic!("it should have been killed: {outcome:?}");
     }
 }
@@ -284,16 +308,30 @@ async fn a_holder_that_freezes_in_append_in_is_named_and_ended() {
     let began = Instant::now();
     let hasty = one(&stream("todo", 2)).with_deadline(Duration::from_secs(1));
     let error = store.append(hasty).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::Unavailable { .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Unavailable { .. }),
+        "{error:?}"
+    );
     assert!(error.to_string().contains(&pid.to_string()), "{error}");
     assert!(error.to_string().contains("frozen"), "{error}");
     // The server ends the frozen client; whoever waits goes on.
     store.append(one(&stream("todo", 3))).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(7),
+        "{:?}",
+        began.elapsed()
+    );
 
     let error = pending.committed(&store).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::NotStored { .. }), "{error:?}");
-    let keys: Vec<_> = log(&store).await.iter().map(|event| event.stream().key().to_owned()).collect();
+    assert!(
+        matches!(error.kind(), StoreErrorKind::NotStored { .. }),
+        "{error:?}"
+    );
+    let keys: Vec<_> = log(&store)
+        .await
+        .iter()
+        .map(|event| event.stream().key().to_owned())
+        .collect();
     assert_eq!(keys, ["3"]);
 }
 
@@ -305,7 +343,10 @@ async fn two_phase_commit_is_refused_and_a_foreign_one_is_named() {
     let mut other = raw(database.url()).await;
 
     run(&mut other, "BEGIN").await;
-    let _pending = store.append_in(&mut other, one(&stream("todo", 1))).await.unwrap();
+    let _pending = store
+        .append_in(&mut other, one(&stream("todo", 1)))
+        .await
+        .unwrap();
     let code = crate::kit::refused(&mut other, "PREPARE TRANSACTION 'mine'").await;
     assert_eq!(code, "0A000");
     // A repeated append writes nothing; it must not be prepared either.
@@ -332,7 +373,11 @@ async fn four_processes_append_densely_and_a_live_reader_skips_nothing() {
     let (database, reader) = fresh().await;
     // A writing transaction that stays open for the whole run.
     let mut idler = raw(database.url()).await;
-    run(&mut idler, "CREATE TABLE aside (n int); BEGIN; INSERT INTO aside VALUES (1)").await;
+    run(
+        &mut idler,
+        "CREATE TABLE aside (n int); BEGIN; INSERT INTO aside VALUES (1)",
+    )
+    .await;
     let mut writers = Vec::new();
     for store in 0..4 {
         let store_handle = PostgresStore::connect(database.url()).await.unwrap();

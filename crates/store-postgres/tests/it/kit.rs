@@ -118,8 +118,8 @@ pub(crate) async fn assert_stored_once(store: &PostgresStore, receipts: &[(Appen
     }
     for (append, receipt) in receipts {
         let (first, last) = receipt.positions.unwrap();
-        let stored = &events[usize::try_from(first.get()).unwrap() - 1
-            ..usize::try_from(last.get()).unwrap()];
+        let stored = &events
+            [usize::try_from(first.get()).unwrap() - 1..usize::try_from(last.get()).unwrap()];
         let ids: Vec<_> = stored.iter().map(RecordedEvent::id).collect();
         assert_eq!(ids, append.event_ids());
     }

@@ -1,6 +1,10 @@
 //! The conformance suites on Postgres, and what only a server can show.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a broken set-up fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a broken set-up fails the test"
+)]
 
 mod conformance;
 mod crash;

@@ -17,7 +17,14 @@ const SCANNED: &str = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_sta
 
 async fn without_statistics(connection: &mut PgConnection) {
     for table in [
-        "event", "stream", "claim", "snapshot", "progress", "collection", "document", "document_index",
+        "event",
+        "stream",
+        "claim",
+        "snapshot",
+        "progress",
+        "collection",
+        "document",
+        "document_index",
     ] {
         // Analyzed while empty is the worst case: the server is sure that a scan costs nothing.
         run(
@@ -45,30 +52,54 @@ async fn appends_and_projections_scan_nothing_from_an_empty_table_on() {
         let appends = (0..20).map(|number| {
             let own = stream("todo", format!("{round}-{number}"));
             let mut added = event("todo.added");
-            added.tags = vec![Tag::pair("list", number).unwrap(), Tag::pair("round", round).unwrap()];
-            let mine = FilterItem::new().tag(Tag::pair("round", format!("{round}-{number}")).unwrap());
+            added.tags = vec![
+                Tag::pair("list", number).unwrap(),
+                Tag::pair("round", round).unwrap(),
+            ];
+            let mine =
+                FilterItem::new().tag(Tag::pair("round", format!("{round}-{number}")).unwrap());
             let named = FilterItem::new().name("todo.never");
-            let append = Append::to(own.clone(), ExpectedVersion::NoStream, [added, event("todo.done")])
-                .fail_if(AppendCondition::new(mine.into(), Position::START))
-                .fail_if(AppendCondition::new(named.into(), seen))
-                .claim("title", format!("{round}-{number}"), own);
+            let append = Append::to(
+                own.clone(),
+                ExpectedVersion::NoStream,
+                [added, event("todo.done")],
+            )
+            .fail_if(AppendCondition::new(mine.into(), Position::START))
+            .fail_if(AppendCondition::new(named.into(), seen))
+            .claim("title", format!("{round}-{number}"), own);
             store.append(append)
         });
         let receipts = futures::future::join_all(appends).await;
         let receipts: Vec<_> = receipts.into_iter().map(Result::unwrap).collect();
-        seen = receipts.iter().map(|receipt| receipt.checkpoint).max_by_key(|seen| seen.position).unwrap();
+        seen = receipts
+            .iter()
+            .map(|receipt| receipt.checkpoint)
+            .max_by_key(|seen| seen.position)
+            .unwrap();
 
         let writes = (0..20).map(|number| DocumentWrite::Put {
-            key: DocumentKey { collection: "list".into(), key: format!("{round}-{number}") },
+            key: DocumentKey {
+                collection: "list".into(),
+                key: format!("{round}-{number}"),
+            },
             body: Payload::empty(),
             indexed: vec![("round".into(), round.to_string())],
             owner: Some(stream("todo", format!("{round}-{number}"))),
         });
         let gone = (0..20).map(|number| DocumentWrite::Delete {
-            key: DocumentKey { collection: "list".into(), key: format!("{}-{number}", round - 1) },
+            key: DocumentKey {
+                collection: "list".into(),
+                key: format!("{}-{number}", round - 1),
+            },
         });
-        let step = Step { from: progress, to: Target::Advance(seen) };
-        store.commit_documents(writes.chain(gone).collect(), &step).await.unwrap();
+        let step = Step {
+            from: progress,
+            to: Target::Advance(seen),
+        };
+        store
+            .commit_documents(writes.chain(gone).collect(), &step)
+            .await
+            .unwrap();
         progress = step.result();
     }
     assert_eq!(seen.position.get(), 60 * 40);
@@ -111,15 +142,22 @@ async fn a_stream_is_read_by_its_index() {
         if analyzed {
             run(&mut admin, "ANALYZE backstory.event").await;
         }
-        let two = FilterItem::new().stream(stream("todo", 7)).stream(stream("todo", 1999));
+        let two = FilterItem::new()
+            .stream(stream("todo", 7))
+            .stream(stream("todo", 1999));
         for (query, expected) in [
             (EventQuery::stream(stream("todo", 7)), 20),
             (EventQuery::stream(stream("todo", 7)).backward().limit(3), 3),
             (EventQuery::new(two.into()).after(Position::new(20_000)), 20),
-            (EventQuery::new(EventFilter::stream(stream("todo", "none"))), 0),
+            (
+                EventQuery::new(EventFilter::stream(stream("todo", "none"))),
+                0,
+            ),
         ] {
             run(&mut admin, "SELECT pg_stat_reset()").await;
-            let reader = backstory_store_postgres::PostgresStore::connect(database.url()).await.unwrap();
+            let reader = backstory_store_postgres::PostgresStore::connect(database.url())
+                .await
+                .unwrap();
             assert_eq!(reader.collect(query.clone()).await.unwrap().len(), expected);
             reader.close().await;
             crate::kit::until_count(
@@ -130,7 +168,10 @@ async fn a_stream_is_read_by_its_index() {
             )
             .await;
             let rows: i64 = scalar(&mut admin, fetched).await;
-            assert!(rows < 200, "{rows} rows for {query:?}, analyzed: {analyzed}");
+            assert!(
+                rows < 200,
+                "{rows} rows for {query:?}, analyzed: {analyzed}"
+            );
         }
     }
     drop(store);

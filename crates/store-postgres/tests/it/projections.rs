@@ -14,18 +14,29 @@ async fn prepared() -> (TestDatabase, PostgresStore, PgConnection) {
     let database = TestDatabase::create().await;
     let options =
         PostgresOptions::default().with_projection_idle_timeout(Duration::from_millis(500));
-    let store = PostgresStore::connect_with(database.url(), options).await.unwrap();
+    let store = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let mut connection = raw(database.url()).await;
-    run(&mut connection, "CREATE TABLE counter (n bigint); INSERT INTO counter VALUES (0)").await;
+    run(
+        &mut connection,
+        "CREATE TABLE counter (n bigint); INSERT INTO counter VALUES (0)",
+    )
+    .await;
     (database, store, connection)
 }
 
 fn to(position: i64) -> Target {
-    Target::Advance(Checkpoint { position: Position::new(position), event_id: EventId::new() })
+    Target::Advance(Checkpoint {
+        position: Position::new(position),
+        event_id: EventId::new(),
+    })
 }
 
 async fn begin(store: &PostgresStore, from: &Progress) -> Box<dyn Unit<PgConnection>> {
-    Host::<PgConnection>::begin(store, from.clone()).await.unwrap()
+    Host::<PgConnection>::begin(store, from.clone())
+        .await
+        .unwrap()
 }
 
 const COUNT: &str = "UPDATE counter SET n = n + 1";
@@ -49,16 +60,29 @@ async fn read_model_and_checkpoint_commit_together() {
     assert_eq!(progress.checkpoint.position.get(), 5);
 
     // Whoever began before is fenced, from a first step as from a later one.
-    for stale in [start, Progress { epoch: 7, ..progress.clone() }] {
+    for stale in [
+        start,
+        Progress {
+            epoch: 7,
+            ..progress.clone()
+        },
+    ] {
         let mut unit = begin(&store, &stale).await;
         run(unit.context(), COUNT).await;
         let error = unit.commit(to(9)).await.unwrap_err();
         assert!(matches!(error, CommitError::Fenced { .. }), "{error:?}");
     }
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 1);
-    begin(&store, &progress).await.commit(Target::Reset).await.unwrap();
+    begin(&store, &progress)
+        .await
+        .commit(Target::Reset)
+        .await
+        .unwrap();
     let progress = store.load_progress("counter").await.unwrap();
-    assert_eq!((progress.checkpoint, progress.epoch), (Checkpoint::START, 1));
+    assert_eq!(
+        (progress.checkpoint, progress.epoch),
+        (Checkpoint::START, 1)
+    );
     assert_eq!(store.list_progress().await.unwrap(), [progress]);
 }
 

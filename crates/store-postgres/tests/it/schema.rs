@@ -1,6 +1,9 @@
 //! Tables, rights, and what is said when something is wrong with them.
 
-use std::{error::Error as _, time::{Duration, Instant}};
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use backstory_aggregate::{SnapshotRecord, SnapshotStore};
 use backstory_event::{
@@ -48,12 +51,18 @@ async fn stores_in_two_schemas_do_not_mix() {
     let database = TestDatabase::create().await;
     let open = async |schema: &str| {
         let options = PostgresOptions::default().with_schema(schema);
-        PostgresStore::connect_with(database.url(), options).await.unwrap()
+        PostgresStore::connect_with(database.url(), options)
+            .await
+            .unwrap()
     };
     let (one_store, two) = (open("one").await, open("Two").await);
     // The lock of one is not that of the other.
     let mut connection = raw(database.url()).await;
-    run(&mut connection, "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('backstory:Two', 0))").await;
+    run(
+        &mut connection,
+        "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('backstory:Two', 0))",
+    )
+    .await;
     one_store.append(one(&stream("todo", 1))).await.unwrap();
     run(&mut connection, "COMMIT").await;
     assert_eq!(log(&two).await.len(), 0);
@@ -69,18 +78,41 @@ async fn a_prepared_schema_needs_no_rights_to_change_it() {
     let mut admin = raw(database.url()).await;
     // On a shared server another run may have made the role.
     let role = format!("app_{}", std::process::id());
-    run(&mut admin, &format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'app'")).await;
-    let as_app = database.url().replacen("postgres@", &format!("{role}:app@"), 1);
+    run(
+        &mut admin,
+        &format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'app'"),
+    )
+    .await;
+    let as_app = database
+        .url()
+        .replacen("postgres@", &format!("{role}:app@"), 1);
 
-    let error = PostgresStore::connect_with(&as_app, verify()).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::Schema { .. }), "{error:?}");
+    let error = PostgresStore::connect_with(&as_app, verify())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Schema { .. }),
+        "{error:?}"
+    );
     let error = PostgresStore::connect(&as_app).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::Denied { .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Denied { .. }),
+        "{error:?}"
+    );
 
     run(&mut admin, &PostgresStore::ddl("backstory").unwrap()).await;
-    let error = PostgresStore::connect_with(&as_app, verify()).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::Denied { .. }), "{error:?}");
-    run(&mut admin, &PostgresStore::grants("backstory", &role).unwrap()).await;
+    let error = PostgresStore::connect_with(&as_app, verify())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Denied { .. }),
+        "{error:?}"
+    );
+    run(
+        &mut admin,
+        &PostgresStore::grants("backstory", &role).unwrap(),
+    )
+    .await;
 
     for migrations in [Migrations::Verify, Migrations::Apply] {
         let options = PostgresOptions::default().with_migrations(migrations);
@@ -116,27 +148,58 @@ async fn everything_works(store: &PostgresStore) {
         state: Payload::empty(),
     };
     store.save_snapshot(snapshot.clone()).await.unwrap();
-    assert_eq!(store.latest_snapshot(&todo, None).await.unwrap(), Some(snapshot));
+    assert_eq!(
+        store.latest_snapshot(&todo, None).await.unwrap(),
+        Some(snapshot)
+    );
     let from = store.load_progress("list").await.unwrap();
-    let document = DocumentKey { collection: "list".into(), key: key.to_string() };
+    let document = DocumentKey {
+        collection: "list".into(),
+        key: key.to_string(),
+    };
     let write = DocumentWrite::Put {
         key: document.clone(),
         body: Payload::empty(),
         indexed: vec![("done".into(), "no".into())],
         owner: Some(todo.clone()),
     };
-    let step = Step { from, to: Target::Advance(receipt.checkpoint) };
+    let step = Step {
+        from,
+        to: Target::Advance(receipt.checkpoint),
+    };
     store.commit_documents(vec![write], &step).await.unwrap();
-    let mut unit = Host::<PgConnection>::begin(store, step.result()).await.unwrap();
+    let mut unit = Host::<PgConnection>::begin(store, step.result())
+        .await
+        .unwrap();
     run(unit.context(), "SELECT 1").await;
     unit.commit(Target::Reset).await.unwrap();
-    let write = DocumentWrite::Delete { key: document.clone() };
+    let write = DocumentWrite::Delete {
+        key: document.clone(),
+    };
     let from = store.load_progress("list").await.unwrap();
-    store.commit_documents(vec![write], &Step { from, to: Target::Reset }).await.unwrap();
+    store
+        .commit_documents(
+            vec![write],
+            &Step {
+                from,
+                to: Target::Reset,
+            },
+        )
+        .await
+        .unwrap();
 
-    let erased = Append::to(todo.clone(), ExpectedVersion::Any, [Lifecycle::Erased.event()]);
+    let erased = Append::to(
+        todo.clone(),
+        ExpectedVersion::Any,
+        [Lifecycle::Erased.event()],
+    );
     store.append(erased).await.unwrap();
-    assert!(log(store).await.iter().any(|event| event.stream() == &todo && event.is_erased()));
+    assert!(
+        log(store)
+            .await
+            .iter()
+            .any(|event| event.stream() == &todo && event.is_erased())
+    );
     assert_eq!(store.latest_snapshot(&todo, None).await.unwrap(), None);
     let info = store.stream_info(&todo).await.unwrap().unwrap();
     assert_eq!(info.state, StreamState::Erased);
@@ -147,14 +210,27 @@ async fn a_program_refuses_only_a_schema_that_it_cannot_read() {
     let (database, store) = fresh().await;
     drop(store);
     let mut admin = raw(database.url()).await;
-    run(&mut admin, "INSERT INTO backstory.migration (version, readable_from) VALUES (2, 1)").await;
+    run(
+        &mut admin,
+        "INSERT INTO backstory.migration (version, readable_from) VALUES (2, 1)",
+    )
+    .await;
     let store = PostgresStore::connect(database.url()).await.unwrap();
     store.append(one(&stream("todo", 1))).await.unwrap();
-    run(&mut admin, "INSERT INTO backstory.migration (version, readable_from) VALUES (3, 3)").await;
+    run(
+        &mut admin,
+        "INSERT INTO backstory.migration (version, readable_from) VALUES (3, 3)",
+    )
+    .await;
     for migrations in [Migrations::Verify, Migrations::Apply] {
         let options = PostgresOptions::default().with_migrations(migrations);
-        let error = PostgresStore::connect_with(database.url(), options).await.unwrap_err();
-        assert!(matches!(error.kind(), StoreErrorKind::Schema { .. }), "{error:?}");
+        let error = PostgresStore::connect_with(database.url(), options)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error.kind(), StoreErrorKind::Schema { .. }),
+            "{error:?}"
+        );
     }
     // A program that runs already goes on: tables do not change under it in a harmful way.
     store.append(one(&stream("todo", 1))).await.unwrap();
@@ -172,7 +248,9 @@ async fn the_printed_statements_make_the_same_schema() {
     let columns: String = scalar(&mut one, COLUMNS).await;
     assert_eq!(columns, scalar::<String>(&mut two, COLUMNS).await);
     assert!(columns.contains("event.payload jsonb"));
-    PostgresStore::connect_with(by_hand.url(), verify()).await.unwrap();
+    PostgresStore::connect_with(by_hand.url(), verify())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -193,20 +271,35 @@ async fn the_past_cannot_be_changed() {
         "SELECT backstory.erase_v1('todo', '1')",
         "INSERT INTO backstory.event SELECT * FROM backstory.event ON CONFLICT (position) DO UPDATE SET name = 'x'",
     ];
-    for replica in ["SET session_replication_role = origin", "SET session_replication_role = replica"] {
+    for replica in [
+        "SET session_replication_role = origin",
+        "SET session_replication_role = replica",
+    ] {
         run(&mut admin, replica).await;
         for statement in attempts {
-            assert_eq!(refused(&mut admin, statement).await, "23001", "{replica}: {statement}");
+            assert_eq!(
+                refused(&mut admin, statement).await,
+                "23001",
+                "{replica}: {statement}"
+            );
         }
     }
     run(&mut admin, "RESET session_replication_role").await;
     let before = log(&store).await;
     assert_eq!(before.len(), 2);
 
-    let erased = Append::to(todo.clone(), ExpectedVersion::Any, [Lifecycle::Erased.event()]);
+    let erased = Append::to(
+        todo.clone(),
+        ExpectedVersion::Any,
+        [Lifecycle::Erased.event()],
+    );
     store.append(erased).await.unwrap();
     store
-        .append(Append::to(todo, ExpectedVersion::Any, [Lifecycle::Restored.event(), event("todo.added")]))
+        .append(Append::to(
+            todo,
+            ExpectedVersion::Any,
+            [Lifecycle::Restored.event(), event("todo.added")],
+        ))
         .await
         .unwrap();
     // What came after the erasure is safe again, and so is what says that it happened.
@@ -214,7 +307,11 @@ async fn the_past_cannot_be_changed() {
         let erasing = erasing.replace("position = 1", &format!("position = {position}"));
         assert_eq!(refused(&mut admin, &erasing).await, "23001");
     }
-    let states: Vec<_> = log(&store).await.iter().map(|event| event.is_erased()).collect();
+    let states: Vec<_> = log(&store)
+        .await
+        .iter()
+        .map(|event| event.is_erased())
+        .collect();
     assert_eq!(states, [true, true, false, false, false]);
     let tail = "SELECT count(*) FROM backstory.event WHERE payload <> '{}' AND position <= 2";
     assert_eq!(scalar::<i64>(&mut admin, tail).await, 0);
@@ -254,11 +351,19 @@ async fn what_is_wrong_with_a_connection_is_said_without_secrets() {
 
     let began = Instant::now();
     let gone = cluster.port();
-    let unknown = cluster.url("no_such_database").replacen("postgres@", "postgres:hunter2@", 1);
-    let dead = format!("postgres://postgres:hunter2@127.0.0.1:{}/x", if gone == 1 { 2 } else { 1 });
+    let unknown = cluster
+        .url("no_such_database")
+        .replacen("postgres@", "postgres:hunter2@", 1);
+    let dead = format!(
+        "postgres://postgres:hunter2@127.0.0.1:{}/x",
+        if gone == 1 { 2 } else { 1 }
+    );
     for (url, expected) in [
         (dead.as_str(), "Unavailable"),
-        ("postgres://postgres:hunter2@no-such-host.invalid/x", "Unavailable"),
+        (
+            "postgres://postgres:hunter2@no-such-host.invalid/x",
+            "Unavailable",
+        ),
         (unknown.as_str(), "Config"),
         ("mysql://root:hunter2@127.0.0.1/x", "Config"),
         ("postgres://postgres:hunter2@127.0.0.1:99999/x", "Config"),
@@ -266,16 +371,31 @@ async fn what_is_wrong_with_a_connection_is_said_without_secrets() {
         ("hunter2", "Config"),
     ] {
         let error = PostgresStore::connect(url).await.unwrap_err();
-        assert!(format!("{:?}", error.kind()).starts_with(expected), "{url}: {error:?}");
+        assert!(
+            format!("{:?}", error.kind()).starts_with(expected),
+            "{url}: {error:?}"
+        );
         assert!(!said(&error).contains("hunter2"), "{}", said(&error));
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "no endless attempts");
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "no endless attempts"
+    );
     let options = PostgresOptions::default().with_schema("a\"; DROP SCHEMA x");
-    let error = PostgresStore::connect_with(database.url(), options).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::Config { .. }), "{error:?}");
+    let error = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Config { .. }),
+        "{error:?}"
+    );
 
     run(&mut admin, &PostgresStore::ddl("backstory").unwrap()).await;
-    run(&mut admin, &PostgresStore::grants("backstory", "app").unwrap()).await;
+    run(
+        &mut admin,
+        &PostgresStore::grants("backstory", "app").unwrap(),
+    )
+    .await;
     let store = PostgresStore::connect(&url("app:right@")).await.unwrap();
     assert!(!format!("{store:?} {:?}", store.pool()).contains("right"));
     assert!(format!("{store:?}").contains("backstory"), "{store:?}");
@@ -287,7 +407,10 @@ async fn a_missing_table_is_named() {
     let mut admin = raw(database.url()).await;
     run(&mut admin, "DROP TABLE backstory.claim").await;
     let error = store.append(one(&stream("todo", 1))).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::Schema { .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Schema { .. }),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("claim"), "{error}");
     assert_eq!(log(&store).await.len(), 0);
 }

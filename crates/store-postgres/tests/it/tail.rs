@@ -12,7 +12,9 @@ async fn a_foreign_append_wakes_at_once() {
     let (database, store) = fresh().await;
     // Nothing but the notification can wake it in time.
     let options = PostgresOptions::default().with_poll(Duration::from_secs(600));
-    let reader = PostgresStore::connect_with(database.url(), options).await.unwrap();
+    let reader = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let mut watch = raw(database.url()).await;
     for number in 1..=5 {
         let waiting = tokio::spawn({
@@ -30,14 +32,22 @@ async fn a_foreign_append_wakes_at_once() {
     )
     .await;
     store.append(one(&stream("todo", 1))).await.unwrap();
-    assert_eq!(within(reader.changed(Position::new(5))).await.unwrap().get(), 6);
+    assert_eq!(
+        within(reader.changed(Position::new(5)))
+            .await
+            .unwrap()
+            .get(),
+        6
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_listening_it_polls_only_while_somebody_waits() {
     let (database, store) = fresh().await;
     let options = PostgresOptions::default().with_wake(Wake::Off);
-    let reader = PostgresStore::connect_with(database.url(), options).await.unwrap();
+    let reader = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let waiting = tokio::spawn({
         let reader = reader.clone();
         async move { reader.changed(Position::START).await.unwrap() }
@@ -50,7 +60,9 @@ async fn without_listening_it_polls_only_while_somebody_waits() {
 async fn a_lost_notification_costs_latency_only() {
     let (database, store) = fresh().await;
     let options = PostgresOptions::default().with_poll(Duration::from_millis(50));
-    let reader = PostgresStore::connect_with(database.url(), options).await.unwrap();
+    let reader = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let mut other = raw(database.url()).await;
     let waiting = tokio::spawn({
         let reader = reader.clone();
@@ -72,18 +84,36 @@ async fn a_lost_notification_costs_latency_only() {
 async fn a_false_notification_does_not_last() {
     let (database, store) = fresh().await;
     let options = PostgresOptions::default().with_poll(Duration::from_millis(20));
-    let reader = PostgresStore::connect_with(database.url(), options).await.unwrap();
+    let reader = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let mut other = raw(database.url()).await;
     // Whoever learned of this listens.
     store.append(one(&stream("todo", 1))).await.unwrap();
     within(reader.changed(Position::START)).await.unwrap();
-    run(&mut other, "NOTIFY backstory_backstory, '99'; NOTIFY backstory_backstory, 'nonsense'").await;
+    run(
+        &mut other,
+        "NOTIFY backstory_backstory, '99'; NOTIFY backstory_backstory, 'nonsense'",
+    )
+    .await;
     let began = Instant::now();
     let patience = Duration::from_millis(200);
-    assert_eq!(within(reader.changed(Position::new(1))).await.unwrap().get(), 99);
+    assert_eq!(
+        within(reader.changed(Position::new(1)))
+            .await
+            .unwrap()
+            .get(),
+        99
+    );
     // It may be believed for two polls, but not for ever.
-    while tokio::time::timeout(patience, reader.changed(Position::new(1))).await.is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(20), "the false head stays");
+    while tokio::time::timeout(patience, reader.changed(Position::new(1)))
+        .await
+        .is_ok()
+    {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "the false head stays"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,9 +1,9 @@
 //! `append_in` and connections.
 
-use std::time::Duration;
-
-use backstory_event::{Append, EventQuery, EventFilter, EventStore, ExpectedVersion, StoreErrorKind};
-use backstory_store_postgres::{PostgresOptions, PostgresStore};
+use backstory_event::{
+    Append, EventFilter, EventQuery, EventStore, ExpectedVersion, StoreErrorKind,
+};
+use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
 use backstory_test_postgres::TestDatabase;
 
 use crate::kit::{event, fresh, log, one, raw, run, scalar, stream, until_count, within};
@@ -24,16 +24,30 @@ async fn an_append_commits_with_the_rows_of_the_caller_or_not_at_all() {
     // The position goes to another event, the pending append is not fooled by it.
     store.append(one(&todo)).await.unwrap();
     let error = lost.committed(&store).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::NotStored { .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), StoreErrorKind::NotStored { .. }),
+        "{error:?}"
+    );
 
     let mut transaction = store.pool().begin().await.unwrap();
     run(&mut transaction, "INSERT INTO account VALUES (2)").await;
-    let append = Append::to(todo.clone(), ExpectedVersion::Exact(backstory_event::StreamVersion::new(1)), [event("todo.done")]);
-    let pending = store.append_in(&mut transaction, append.clone()).await.unwrap();
+    let append = Append::to(
+        todo.clone(),
+        ExpectedVersion::Exact(backstory_event::StreamVersion::new(1)),
+        [event("todo.done")],
+    );
+    let pending = store
+        .append_in(&mut transaction, append.clone())
+        .await
+        .unwrap();
     transaction.commit().await.unwrap();
     let receipt = pending.committed(&store).await.unwrap();
     assert_eq!(receipt.position().get(), 2);
-    assert_eq!(store.append(append).await.unwrap(), receipt, "the same append again");
+    assert_eq!(
+        store.append(append).await.unwrap(),
+        receipt,
+        "the same append again"
+    );
     let accounts: i64 = scalar(&mut setup, "SELECT sum(n) FROM account").await;
     assert_eq!(accounts, 2);
     assert_eq!(log(&store).await.len(), 2);
@@ -50,8 +64,14 @@ async fn only_an_open_read_committed_transaction_can_be_joined() {
         ("BEGIN ISOLATION LEVEL SERIALIZABLE", "SERIALIZABLE"),
     ] {
         run(&mut connection, begin).await;
-        let error = store.append_in(&mut connection, one(&todo)).await.unwrap_err();
-        assert!(matches!(error.kind(), StoreErrorKind::Config { .. }), "{error:?}");
+        let error = store
+            .append_in(&mut connection, one(&todo))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error.kind(), StoreErrorKind::Config { .. }),
+            "{error:?}"
+        );
         assert!(error.to_string().contains(word), "{error}");
         run(&mut connection, "ROLLBACK").await;
     }
@@ -68,7 +88,10 @@ async fn smaller_timeouts_of_the_caller_stay_and_other_settings_come_back() {
          SET idle_in_transaction_session_timeout = 0; BEGIN",
     )
     .await;
-    let _pending = store.append_in(&mut connection, one(&stream("todo", 1))).await.unwrap();
+    let _pending = store
+        .append_in(&mut connection, one(&stream("todo", 1)))
+        .await
+        .unwrap();
     for (setting, value) in [
         ("lock_timeout", "300ms"),
         ("idle_in_transaction_session_timeout", "5s"),
@@ -124,7 +147,10 @@ async fn batches_commit_durably_and_bounded_whatever_the_database_says() {
         .fetch_all(&mut connection)
         .await
         .unwrap();
-    let seen: Vec<_> = seen.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
     assert_eq!(
         seen,
         [
@@ -137,15 +163,23 @@ async fn batches_commit_durably_and_bounded_whatever_the_database_says() {
 }
 
 const ACTIVE: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-    AND pid <> pg_backend_pid() AND state = 'active'";
+    AND application_name = 'backstory' AND state = 'active'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_read_stops_its_statement_and_frees_its_connection() {
     let database = TestDatabase::create().await;
-    let options = PostgresOptions::default().with_readers(1).with_poll(Duration::from_secs(600));
-    let store = PostgresStore::connect_with(database.url(), options).await.unwrap();
+    let options = PostgresOptions::default()
+        .with_readers(1)
+        .with_wake(Wake::Off);
+    let store = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let mut other = raw(database.url()).await;
-    run(&mut other, "BEGIN; LOCK TABLE backstory.event IN ACCESS EXCLUSIVE MODE").await;
+    run(
+        &mut other,
+        "BEGIN; LOCK TABLE backstory.event IN ACCESS EXCLUSIVE MODE",
+    )
+    .await;
     let mut watch = raw(database.url()).await;
     let read = tokio::spawn({
         let store = store.clone();
@@ -155,7 +189,9 @@ async fn a_dropped_read_stops_its_statement_and_frees_its_connection() {
     read.abort();
     until_count(&mut watch, ACTIVE, 0).await;
     run(&mut other, "ROLLBACK").await;
-    within(store.read(&EventQuery::new(EventFilter::all()))).await.unwrap();
+    within(store.read(&EventQuery::new(EventFilter::all())))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,9 +218,13 @@ async fn a_store_whose_runtime_ended_answers_closed() {
     });
     runtime.shutdown_background();
     assert!(within(waiting).await.unwrap().unwrap_err().is_closed());
-    let error = within(store.append(one(&stream("todo", 2)))).await.unwrap_err();
+    let error = within(store.append(one(&stream("todo", 2))))
+        .await
+        .unwrap_err();
     assert!(error.is_closed(), "{error:?}");
-    let error = within(store.read(&EventQuery::new(EventFilter::all()))).await.unwrap_err();
+    let error = within(store.read(&EventQuery::new(EventFilter::all())))
+        .await
+        .unwrap_err();
     assert!(error.is_closed(), "{error:?}");
 }
 
@@ -198,7 +238,13 @@ async fn close_ends_all_connections_and_the_last_handle_does_too() {
     log(&store).await;
     within(store.close()).await;
     until_count(&mut watch, SESSIONS, 0).await;
-    assert!(store.append(one(&stream("todo", 1))).await.unwrap_err().is_closed());
+    assert!(
+        store
+            .append(one(&stream("todo", 1)))
+            .await
+            .unwrap_err()
+            .is_closed()
+    );
     drop(store);
 
     let store = PostgresStore::connect(database.url()).await.unwrap();
@@ -216,6 +262,9 @@ async fn a_pool_of_the_application_is_used_and_left_open() {
     store.append(one(&stream("todo", 1))).await.unwrap();
     assert_eq!(log(&store).await.len(), 1);
     store.close().await;
-    let alive: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&pool).await.unwrap();
+    let alive: i32 = sqlx::query_scalar("SELECT 1")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
     assert_eq!(alive, 1);
 }

@@ -1,5 +1,11 @@
 //! The conformance suites on SQLite, and what only SQLite has: files, processes, disks.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code: the helpers between the tests too"
+)]
+
 mod files;
 mod processes;
 mod store;
@@ -70,4 +76,5 @@ suites! {
     snapshots: snapshots_suite
     repository: repository_suite
     commands: commands_suite
+    properties: property_suite
 }

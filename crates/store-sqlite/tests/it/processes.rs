@@ -167,6 +167,8 @@ async fn a_process_appends_until_its_disk_fails() {
     let store = SqliteStore::connect_with(path.to_str().unwrap(), options)
         .await
         .unwrap();
+    // While a reader is there, nobody empties the write-ahead log.
+    assert_eq!(log(&store).await, []);
     let mut refused = None;
     for number in 0..100 {
         match store.append(append(0, number)).await {

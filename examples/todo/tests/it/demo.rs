@@ -1,6 +1,6 @@
 //! The demo, compared with the events that it left.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use serde_json::Value;
 
@@ -58,8 +58,27 @@ async fn its_last_line_counts_what_it_did_each_time() {
     let ten = line(10 - 5 - 2, 5, 2);
     assert_eq!(
         lines,
-        [ten.clone(), ten, line(20 - 10 - 4, 10, 4), line(0, 0, 0)]
+        [
+            ten.clone(),
+            ten.clone(),
+            line(20 - 10 - 4, 10, 4),
+            line(0, 0, 0)
+        ]
     );
+    assert!(
+        !said_in(Path::new(env!("CARGO_MANIFEST_DIR")), &ten),
+        "it is counted, not written"
+    );
+}
+
+fn said_in(folder: &Path, text: &str) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => said_in(&path, text),
+            false => std::fs::read_to_string(&path).is_ok_and(|content| content.contains(text)),
+        }
+    })
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! The example from outside: real processes, real files, real databases. Only the domain and the
 //! projection are tested inside.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails panics, also in its helpers"
+)]
+
 mod api;
 mod command_line;
 mod crash;

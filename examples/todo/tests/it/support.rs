@@ -277,6 +277,11 @@ pub(crate) struct Events {
 impl Events {
     /// The next message; `None` when the server has ended the stream.
     pub(crate) async fn next(&mut self) -> Option<Message> {
+        // Over all frames: the server's comments keep coming while nothing is told.
+        timeout(LONG, self.read()).await.expect("a message in time")
+    }
+
+    async fn read(&mut self) -> Option<Message> {
         loop {
             while let Some(end) = self.buffer.find("\n\n") {
                 let block: String = self.buffer.drain(..end + 2).collect();
@@ -286,32 +291,21 @@ impl Events {
                 };
                 if !block.starts_with(':') {
                     let data = serde_json::from_str(&field("data:")).expect("data is JSON");
-                    return Some(Message {
-                        name: field("event:"),
-                        id: field("id:"),
-                        data,
-                    });
+                    let (name, id) = (field("event:"), field("id:"));
+                    return Some(Message { name, id, data });
                 }
             }
-            let frame = timeout(LONG, self.body.frame())
-                .await
-                .expect("a message in time")?;
-            let bytes = frame
-                .expect("the stream is whole")
-                .into_data()
-                .expect("data");
+            let frame = self.body.frame().await?.expect("the stream is whole");
+            let bytes = frame.into_data().expect("data");
             self.buffer
                 .push_str(std::str::from_utf8(&bytes).expect("UTF-8"));
         }
     }
 
     /// The next message, which must be there and have this name.
-    #[track_caller]
-    pub(crate) fn expect(&mut self, name: &'static str) -> impl Future<Output = Message> {
-        async move {
-            let message = self.next().await.expect("the stream goes on");
-            assert_eq!(message.name, name, "{message:?}");
-            message
-        }
+    pub(crate) async fn expect(&mut self, name: &str) -> Message {
+        let message = self.next().await.expect("the stream goes on");
+        assert_eq!(message.name, name, "{message:?}");
+        message
     }
 }

@@ -90,7 +90,7 @@ async fn main() -> Result {
     let receipt = commands.dispatch(AddTodo { id, title }).await?;
     projector.caught_up(&receipt).await?; // read your own write
     let open: Option<String> = store.documents().get("open_todos", &id).await?;
-    println!("{open:?}");
+    assert_eq!(open.as_deref(), Some("buy milk"));
     projector.shutdown().await?;
     Ok(())
 }

@@ -42,7 +42,10 @@ impl Bus {
         let bus = LocalBus::new();
         let from = store.head().await?;
         let task = tokio::spawn(feed(Arc::new(bus.clone()), Arc::new(store.clone()), from));
-        Ok(Self(Arc::new(Running { bus, feed: task.abort_handle() })))
+        Ok(Self(Arc::new(Running {
+            bus,
+            feed: task.abort_handle(),
+        })))
     }
 
     /// Listens from now on.

@@ -60,11 +60,13 @@ impl Store {
             #[cfg(feature = "memory")]
             "memory" => Ok(backstory_store_memory::MemoryStore::new().into()),
             #[cfg(feature = "sqlite")]
-            "sqlite" => Ok(backstory_store_sqlite::SqliteStore::connect(url).await?.into()),
+            "sqlite" => Ok(backstory_store_sqlite::SqliteStore::connect(url)
+                .await?
+                .into()),
             #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => {
-                Ok(backstory_store_postgres::PostgresStore::connect(url).await?.into())
-            }
+            "postgres" | "postgresql" => Ok(backstory_store_postgres::PostgresStore::connect(url)
+                .await?
+                .into()),
             known if SCHEMES.contains(&known) => Err(config(format!(
                 "the URL begins with `{known}:`, but that feature of the crate `backstory` is off"
             ))),

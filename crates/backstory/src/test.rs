@@ -53,7 +53,13 @@ impl Runtime {
         let commands = CommandBus::new(&store);
         let projector = Projector::new(&store).with_clock(Arc::new(clock.clone()));
         let projector = projections(projector).start().await?;
-        Ok(Self { store, bus, commands, projector, clock })
+        Ok(Self {
+            store,
+            bus,
+            commands,
+            projector,
+            clock,
+        })
     }
 
     /// Moves the clock forward.

@@ -13,6 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+mod awaited;
 mod board;
 mod error;
 mod ring;
@@ -25,9 +26,10 @@ mod worker;
 #[cfg(test)]
 mod simulation;
 
+pub use awaited::Awaited;
 pub use board::{ProjectionState, ProjectionStatus};
 pub use error::{ProjectorError, ProjectorErrorKind};
-pub use running::{Awaited, OneProjection, RunningProjector, ShutdownReport};
+pub use running::{OneProjection, RunningProjector, ShutdownReport};
 
 use crate::{
     Checkpoints, Host, Progress, Projection, Schedule, documents::check_name, engine::Engine,

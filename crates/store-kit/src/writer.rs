@@ -176,8 +176,7 @@ impl Writer {
             Ok(Ok(outcome)) => outcome,
             // The task also drops what nobody waits for any more.
             Ok(Err(_))
-                if Instant::now() < deadline
-                    && stage.change(Stage::QUEUED, Stage::WITHDRAWN) =>
+                if Instant::now() < deadline && stage.change(Stage::QUEUED, Stage::WITHDRAWN) =>
             {
                 Err(StoreError::new(StoreErrorKind::Closed))
             }

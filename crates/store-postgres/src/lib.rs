@@ -68,7 +68,7 @@ use crate::{
     error::store_error,
     read::Reader,
     schema::Schema,
-    session::{Session, notice_dead_client, retry},
+    session::{Session, retry},
     sql::Statements,
     tail::{Watch, Watcher},
     writer::PostgresWriter,
@@ -114,7 +114,7 @@ impl PostgresStore {
             .acquire_timeout(options.connect_timeout)
             // Reads find dead connections out by themselves.
             .test_before_acquire(false)
-            .after_connect(|connection, _| Box::pin(notice_dead_client(connection)))
+            .after_connect(|connection, _| Box::pin(session::prepare(connection)))
             .connect_lazy_with(connect.clone());
         Self::open(pool, connect, true, options).await
     }
@@ -122,7 +122,8 @@ impl PostgresStore {
     /// Opens the store with the application's own pool for reads and projections. The writer and
     /// the listener use connections of their own with the same parameters.
     ///
-    /// The application closes the pool.
+    /// The application closes the pool. Its sessions are used as they are: on a young database
+    /// reads are planned well once autovacuum has seen the tables.
     ///
     /// # Errors
     /// As [`PostgresStore::connect`].
@@ -210,8 +211,7 @@ impl PostgresStore {
         Ok(Schema::new(schema)?.grants(role))
     }
 
-    /// The pool that reads and runs projections. After [`PostgresStore::with_pool`] the application's own.
-    pub fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &PgPool {
         &self.0.pool
     }
 

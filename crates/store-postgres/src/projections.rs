@@ -30,8 +30,9 @@ pub(crate) struct Work {
 impl Work {
     /// `idle` is after how long the server ends a client that does nothing in it.
     pub(crate) async fn begin(pool: &PgPool, idle: Duration) -> Result<Self, Error> {
+        // The planner's settings are those of the database again: the statements may be the user's.
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL enable_seqscan TO DEFAULT; \
              SET LOCAL idle_in_transaction_session_timeout = {}",
             idle.as_millis()
         );

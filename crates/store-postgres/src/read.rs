@@ -165,7 +165,7 @@ pub(crate) fn statement(
             ));
             // A page begins where the one before ended: its last event tells the version.
             let (sign, bound, none) = if descending {
-                ("<", "bounds.high + 1", i64::MAX)
+                ("<", "least(bounds.high, 9223372036854775806) + 1", i64::MAX)
             } else {
                 (">", "bounds.low", 0)
             };

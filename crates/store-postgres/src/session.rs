@@ -14,10 +14,6 @@ use tokio::time::timeout;
 
 use crate::error::{breaks_connection, sqlstate, timed_out};
 
-/// Lets the server notice within a second that a client which waits for an answer is gone. It
-/// cannot on some platforms; then it notices later.
-pub(crate) const NOTICE_DEAD_CLIENT: &str = "SET client_connection_check_interval = '1s'";
-
 /// The server's side of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backend {
@@ -37,7 +33,7 @@ impl Session {
     pub(crate) async fn open(options: &PgConnectOptions, limit: Duration) -> Result<Self, Error> {
         let open = async {
             let mut connection = PgConnection::connect_with(options).await?;
-            notice_dead_client(&mut connection).await?;
+            prepare(&mut connection).await?;
             let row = sqlx::query(
                 "SELECT a.pid, a.backend_start::text FROM pg_stat_get_activity(pg_backend_pid()) a",
             )
@@ -83,12 +79,22 @@ impl Session {
     }
 }
 
-/// Asks the server to look after us while we wait.
-pub(crate) async fn notice_dead_client(connection: &mut PgConnection) -> Result<(), Error> {
-    match sqlx::query(NOTICE_DEAD_CLIENT).execute(connection).await {
-        Err(error) if sqlstate(&error).is_none() => Err(error),
-        _ => Ok(()),
+/// Prepares a connection of our own: look-ups by index also while the server has no statistics.
+///
+/// And the server shall notice within a second that a client which waits for an answer is gone;
+/// on some platforms it cannot, then it notices later.
+pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<(), Error> {
+    for setting in [
+        "SET enable_seqscan = off",
+        "SET jit = off",
+        "SET client_connection_check_interval = '1s'",
+    ] {
+        match sqlx::raw_sql(setting).execute(&mut *connection).await {
+            Err(error) if sqlstate(&error).is_none() => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// A pause between attempts that differs between processes.

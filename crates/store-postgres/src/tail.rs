@@ -18,7 +18,7 @@ use crate::{
     PostgresOptions, Wake,
     error::timed_out,
     schema::Schema,
-    session::{Lease, jitter},
+    session::{Lease, jitter, prepare},
     sql::Statements,
 };
 
@@ -156,6 +156,7 @@ impl Watch {
             .test_before_acquire(false)
             .max_lifetime(None)
             .idle_timeout(None)
+            .after_connect(|connection, _| Box::pin(prepare(connection)))
             .connect_lazy_with(self.connect.clone());
         let result = self.listen_on(&pool, heads, pause).await;
         match result {

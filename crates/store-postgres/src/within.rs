@@ -79,8 +79,9 @@ impl PostgresStore {
     /// ```no_run
     /// # use backstory_event::{Append, Appended};
     /// # use backstory_store_postgres::PostgresStore;
-    /// # async fn f(store: PostgresStore, append: Append) -> Result<Appended, Box<dyn std::error::Error>> {
-    /// let mut transaction = store.pool().begin().await?;
+    /// # async fn f(pool: sqlx::PgPool, append: Append) -> Result<Appended, Box<dyn std::error::Error>> {
+    /// let store = PostgresStore::with_pool(pool.clone()).await?;
+    /// let mut transaction = pool.begin().await?;
     /// sqlx::query("UPDATE account SET seen = now()").execute(&mut *transaction).await?;
     /// let pending = store.append_in(&mut transaction, append).await?;
     /// transaction.commit().await?;

@@ -190,10 +190,14 @@ impl PostgresWriter {
         }
         let open = first.is_some() && self.open == first;
         match class(error) {
-            Class::Data => Err(WriteFailure::Refused(StoreError::new(answer))),
             // Only the log itself can tell what became of an open batch.
-            Class::Lasting if !open => Ok(batch.iter().map(|_| Err(answer.clone())).collect()),
-            Class::Lasting | Class::Transient => Err(WriteFailure::Retry(StoreError::new(answer))),
+            Class::Lasting if open => Err(WriteFailure::Retry(StoreError::new(answer))),
+            // The server takes no writes, whatever they are.
+            Class::Lasting if matches!(answer, StoreErrorKind::NotWritable { .. }) => {
+                Ok(batch.iter().map(|_| Err(answer.clone())).collect())
+            }
+            Class::Data | Class::Lasting => Err(WriteFailure::Refused(StoreError::new(answer))),
+            Class::Transient => Err(WriteFailure::Retry(StoreError::new(answer))),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
 /// True when a COMMIT that failed so may have reached the disk all the same: its last page was
 /// written and only the confirmation is missing.
 pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {
-    false
+    matches!(primary(error), Some(IOERR) | None)
 }
 
 /// An error on its way to a place that knows the file.

@@ -100,10 +100,11 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), BoxError> {
         let listener = serve::listen(port.unwrap_or(PORT)).await?;
         let address = listener.local_addr()?;
         let todos = Todos::new(&place.open().await?);
+        let asked_to_stop = serve::signals()?;
         writeln!(out, "todo: http://{address}")?;
         writeln!(out, "The lists are kept in {place}. Ctrl-C ends.")?;
         out.flush()?;
-        return Ok(serve::serve(listener, todos).await?);
+        return Ok(serve::serve(listener, todos, asked_to_stop).await?);
     };
     let todos = Todos::new(&place.open().await?);
     let outcome = one_shot(command, &todos, out).await;

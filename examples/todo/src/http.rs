@@ -11,7 +11,7 @@ use axum::{
         DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response, Sse, sse::KeepAlive},
     routing::{get, post},
@@ -130,11 +130,16 @@ async fn around(
     next: Next,
 ) -> Response {
     let route = path.as_ref().map_or("(unknown)", MatchedPath::as_str);
-    let counted = format!("{} {route}", request.method());
+    // A client may invent any number of methods, so those are one.
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        _ => "(other)",
+    };
     *app.requests
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .entry(counted)
+        .entry(format!("{method} {route}"))
         .or_default() += 1;
     tracing::info!(target: "todo::requests", "{} {}", request.method(), request.uri().path());
 

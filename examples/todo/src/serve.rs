@@ -48,13 +48,16 @@ pub async fn listen(port: u16) -> Result<TcpListener, ServeError> {
     })
 }
 
-/// Serves until SIGTERM or Ctrl-C; then answers what was asked, ends streams, and stores what the
-/// projection is at.
+/// Serves until it is asked to stop; then answers what was asked, ends streams, and stores what
+/// the projection is at.
 ///
 /// # Errors
 /// When the store is away at the start, or the socket breaks.
-pub async fn serve(listener: TcpListener, todos: Todos) -> Result<(), ServeError> {
-    let asked_to_stop = signals()?;
+pub async fn serve(
+    listener: TcpListener,
+    todos: Todos,
+    asked_to_stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
     let (stop, mut stopping) = watch::channel(false);
     let store = todos.store().clone();
     let projector = Arc::new(todos.start_projector().await.map_err(TodoError::from)?);
@@ -90,8 +93,11 @@ pub async fn serve(listener: TcpListener, todos: Todos) -> Result<(), ServeError
 }
 
 /// Ctrl-C, and on Unix SIGTERM: from now on they do not end the program at once.
+///
+/// # Errors
+/// When the system does not let the program listen to them.
 #[cfg(unix)]
-fn signals() -> io::Result<impl Future<Output = ()>> {
+pub fn signals() -> io::Result<impl Future<Output = ()> + Send + use<>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -103,7 +109,11 @@ fn signals() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Ctrl-C.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn signals() -> io::Result<impl Future<Output = ()>> {
+pub fn signals() -> io::Result<impl Future<Output = ()> + Send + use<>> {
     Ok(async { drop(tokio::signal::ctrl_c().await) })
 }

@@ -193,10 +193,12 @@ async fn on_a_phone(client: Client, server: Server) {
 
     // Words without a place to break, and enough of everything.
     let long = |letter: &str, count| letter.repeat(count);
-    for name in ["Home", &long("l", 60), "Work"] {
+    for (before, name) in ["Home", &long("l", 60), "Work"].iter().enumerate() {
         fill(&client, "new-list", "new-list-name", name).await;
+        until_count(&client, "[data-testid=list]", before + 1).await;
+        // The new list is shown, ready for its first task: whoever types on before gets into that.
+        wait_for(&client, "[data-testid=new-task-title]:focus").await;
     }
-    until_count(&client, "[data-testid=list]", 3).await;
     for title in ["sweep", &long("t", 200), "cook", "type"] {
         fill(&client, "new-task", "new-task-title", title).await;
     }

@@ -13,10 +13,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("command", &["aggregate", "event", "macros"]),
     ("projection", &["event"]),
     ("store-kit", &["event"]),
-    ("store-memory", &["aggregate", "event", "projection", "store-kit"]),
-    ("store-sqlite", &["aggregate", "event", "projection", "store-kit"]),
-    ("store-postgres", &["aggregate", "event", "projection", "store-kit"]),
-    ("conformance", &["aggregate", "command", "event", "macros", "projection"]),
+    (
+        "store-memory",
+        &["aggregate", "event", "projection", "store-kit"],
+    ),
+    (
+        "store-sqlite",
+        &["aggregate", "event", "projection", "store-kit"],
+    ),
+    (
+        "store-postgres",
+        &["aggregate", "event", "projection", "store-kit"],
+    ),
+    (
+        "conformance",
+        &["aggregate", "command", "event", "macros", "projection"],
+    ),
     (
         "backstory",
         &[
@@ -56,7 +68,13 @@ const GUARDED: &[(&str, &[&str])] = &[
 
 fn normal_edges() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -83,10 +101,17 @@ fn normal_edges() -> BTreeMap<String, BTreeSet<String>> {
 fn dependencies_point_one_way_only() {
     let edges = normal_edges();
     let known: BTreeSet<_> = ARROWS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(edges.keys().cloned().collect::<BTreeSet<_>>(), known, "a crate without arrows");
+    assert_eq!(
+        edges.keys().cloned().collect::<BTreeSet<_>>(),
+        known,
+        "a crate without arrows"
+    );
     for (name, allowed) in ARROWS {
         for edge in edges[*name].intersection(&known) {
-            assert!(allowed.contains(&edge.as_str()), "{name} must not depend on {edge}");
+            assert!(
+                allowed.contains(&edge.as_str()),
+                "{name} must not depend on {edge}"
+            );
         }
     }
 }

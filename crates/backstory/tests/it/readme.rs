@@ -7,7 +7,9 @@ const SMALLEST: &str = include_str!("../../examples/smallest.rs");
 
 #[test]
 fn the_readme_shows_the_smallest_program() {
-    let code = SMALLEST.split_once("use backstory").map(|(_, rest)| format!("use backstory{rest}"));
+    let code = SMALLEST
+        .split_once("use backstory")
+        .map(|(_, rest)| format!("use backstory{rest}"));
     assert!(
         README.contains(code.unwrap().trim()),
         "the README's program differs from examples/smallest.rs"
@@ -17,7 +19,9 @@ fn the_readme_shows_the_smallest_program() {
 #[test]
 fn the_smallest_program_has_fewer_than_90_lines() {
     let lines = SMALLEST.lines().map(str::trim);
-    let code = lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+    let code = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .count();
     assert!(code < 90, "{code} lines");
 }
 
@@ -28,7 +32,10 @@ fn every_guarantee_names_a_test_that_exists() {
     let mut tests = 0;
     for link in README.split('[').filter_map(|part| part.split_once("](")) {
         let (text, rest) = link;
-        let Some(name) = text.strip_prefix('`').and_then(|text| text.strip_suffix('`')) else {
+        let Some(name) = text
+            .strip_prefix('`')
+            .and_then(|text| text.strip_suffix('`'))
+        else {
             continue;
         };
         let Some(file) = rest.split(')').next().filter(|file| file.ends_with(".rs")) else {

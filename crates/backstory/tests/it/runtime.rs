@@ -23,7 +23,9 @@ impl Projection<Documents> for Count {
 
     async fn project(&self, batch: &[Envelope<Tick>], docs: &mut Documents) -> projection::Result {
         let before: Option<usize> = docs.get("count", "all").await?;
-        Ok(docs.put("count", "all", &(before.unwrap_or(0) + batch.len())).await?)
+        Ok(docs
+            .put("count", "all", &(before.unwrap_or(0) + batch.len()))
+            .await?)
     }
 }
 
@@ -39,7 +41,10 @@ async fn a_periodic_projection_runs_when_the_test_moves_the_clock() -> Result<()
 
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while count().await? != Some(1) {
-        assert!(tokio::time::Instant::now() < deadline, "the projection never ran");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the projection never ran"
+        );
         runtime.advance(hour);
         tokio::task::yield_now().await;
     }

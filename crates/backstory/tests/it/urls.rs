@@ -10,9 +10,17 @@ async fn mistake(url: &str) -> (StoreErrorKind, String) {
 
 #[tokio::test]
 async fn an_unknown_scheme_says_which_ones_there_are() {
-    for url in ["mysql://root:secret@localhost/db", "todo.db", "", "POSTGRES"] {
+    for url in [
+        "mysql://root:secret@localhost/db",
+        "todo.db",
+        "",
+        "POSTGRES",
+    ] {
         let (kind, text) = mistake(url).await;
-        assert!(matches!(kind, StoreErrorKind::Config { .. }), "{url}: {kind:?}");
+        assert!(
+            matches!(kind, StoreErrorKind::Config { .. }),
+            "{url}: {kind:?}"
+        );
         assert!(text.contains("postgres:"), "{text}");
         assert!(!text.contains("secret"), "{text}");
     }
@@ -22,7 +30,10 @@ async fn an_unknown_scheme_says_which_ones_there_are() {
 #[tokio::test]
 async fn an_unreachable_database_is_unavailable_and_shows_no_secret() {
     let (kind, text) = mistake("postgres://me:secret@127.0.0.1:1/db").await;
-    assert!(matches!(kind, StoreErrorKind::Unavailable { .. }), "{kind:?}");
+    assert!(
+        matches!(kind, StoreErrorKind::Unavailable { .. }),
+        "{kind:?}"
+    );
     assert!(!text.contains("secret"), "{text}");
 }
 

@@ -74,6 +74,7 @@ pub struct ProjectionStatus {
 pub(crate) struct Snapshot {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) reached: Position,
+    pub(crate) scanned: Position,
     pub(crate) buffered: usize,
     pub(crate) attempts: u32,
     pub(crate) mode: Mode,
@@ -97,6 +98,7 @@ impl Snapshot {
         Self {
             checkpoint,
             reached: checkpoint.position,
+            scanned: checkpoint.position,
             buffered: 0,
             attempts: 0,
             mode: Mode::Running,
@@ -154,10 +156,11 @@ impl Snapshot {
             (Some(one), Some(two)) => Arc::ptr_eq(one, two),
             (one, two) => one.is_none() && two.is_none(),
         };
-        let numbers = |of: &Self| (of.reached, of.buffered, of.attempts, of.events, of.batches);
+        let places = |of: &Self| (of.checkpoint, of.reached, of.scanned);
+        let numbers = |of: &Self| (of.buffered, of.attempts, of.events, of.batches);
         same_error
             && self.mode == other.mode
-            && self.checkpoint == other.checkpoint
+            && places(self) == places(other)
             && numbers(self) == numbers(other)
     }
 }

@@ -118,6 +118,11 @@ impl Ring {
         kept.events.get(at).map(RecordedEvent::id)
     }
 
+    /// Where the log ends, as far as is known.
+    pub(crate) fn head(&self) -> Position {
+        self.tail.borrow().head
+    }
+
     fn end(&self) -> Checkpoint {
         self.kept().end
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use backstory_event::{Appended, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt};
+use backstory_event::{Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt, Position};
 use futures::future::{join_all, try_join_all};
 use tokio::{
     sync::{oneshot, watch},
@@ -11,54 +11,11 @@ use tokio::{
 };
 
 use super::{
-    ProjectionStatus, ProjectorOptions,
+    Awaited, ProjectionStatus, ProjectorOptions,
     board::{Command, Remote, Snapshot},
     error::{ProjectorError, ProjectorErrorKind},
     ring::Ring,
 };
-use backstory_event::Position;
-
-/// What somebody waits for: a receipt, or a place in the log.
-#[derive(Debug, Clone)]
-pub struct Awaited {
-    checkpoint: Checkpoint,
-    // The names of the events; none: any.
-    names: Vec<String>,
-}
-
-impl From<&Appended> for Awaited {
-    fn from(receipt: &Appended) -> Self {
-        Self {
-            checkpoint: receipt.checkpoint,
-            names: receipt.names.clone(),
-        }
-    }
-}
-
-impl From<&Checkpoint> for Awaited {
-    fn from(checkpoint: &Checkpoint) -> Self {
-        Self::from(*checkpoint)
-    }
-}
-
-impl From<Checkpoint> for Awaited {
-    fn from(checkpoint: Checkpoint) -> Self {
-        Self {
-            checkpoint,
-            names: Vec::new(),
-        }
-    }
-}
-
-impl Awaited {
-    fn concerns(&self, filter: &EventFilter) -> bool {
-        self.names.is_empty()
-            || filter.items().iter().any(|item| {
-                let wanted = item.get_names();
-                wanted.is_empty() || self.names.iter().any(|name| wanted.contains(name))
-            })
-    }
-}
 
 /// What a shutdown left behind: see [`RunningProjector::shutdown`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +131,7 @@ impl RunningProjector {
 
     /// How each projection is doing, in the order in which they were added.
     pub fn status(&self) -> Vec<ProjectionStatus> {
-        let head = self.ring.watch().borrow().head;
+        let head = self.head();
         self.remotes
             .iter()
             .map(|remote| remote.status(head))
@@ -190,7 +147,7 @@ impl RunningProjector {
     /// ([`ProjectorOptions::with_grace`]); the tasks are ended all the same.
     pub async fn shutdown(&self) -> Result<ShutdownReport, ProjectorError> {
         let finished = timeout(self.options.grace, async {
-            let known = self.ring.watch().borrow().head;
+            let known = self.head();
             let head = match timeout(self.options.grace / 4, self.log.head()).await {
                 Ok(Ok(head)) => head.position,
                 _ => known,
@@ -213,6 +170,15 @@ impl RunningProjector {
         Ok(ShutdownReport {
             projections: self.status(),
         })
+    }
+
+    /// Where the log ends, as far as the shared reader or a projection has seen.
+    fn head(&self) -> Position {
+        let known = self.ring.head();
+        self.remotes
+            .iter()
+            .map(|remote| remote.snapshot.borrow().scanned)
+            .fold(known, Position::max)
     }
 
     fn remote(&self, name: &str) -> Result<&Remote, ProjectorError> {
@@ -326,7 +292,6 @@ impl Remote {
 
     fn status(&self, head: Position) -> ProjectionStatus {
         let snapshot = self.snapshot.borrow();
-        let head = head.max(snapshot.reached);
         ProjectionStatus {
             name: self.name.to_owned(),
             checkpoint: snapshot.checkpoint,
@@ -393,7 +358,7 @@ impl OneProjection<'_> {
     /// # Errors
     /// When there is no such projection.
     pub fn status(&self) -> Result<ProjectionStatus, ProjectorError> {
-        let head = self.projector.ring.watch().borrow().head;
-        Ok(self.projector.remote(self.name)?.status(head))
+        let remote = self.projector.remote(self.name)?;
+        Ok(remote.status(self.projector.head()))
     }
 }

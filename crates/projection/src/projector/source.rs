@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use backstory_event::{
-    Checkpoint, EventFilter, EventQuery, EventStore, Position, RecordedEvent, StoreError,
-};
+use backstory_event::{Checkpoint, EventFilter, EventQuery, EventStore, RecordedEvent, StoreError};
 use tokio::sync::watch;
 
 use super::ring::{Ring, Tail};
@@ -40,11 +38,6 @@ impl Source {
     /// Up to here it has looked at the log.
     pub(crate) fn scanned(&self) -> Checkpoint {
         self.scanned
-    }
-
-    /// Where the log ends, as far as is known.
-    pub(crate) fn head(&self) -> Position {
-        self.tail.borrow().head.max(self.scanned.position)
     }
 
     /// Continues behind another checkpoint.

@@ -198,13 +198,13 @@ impl Task {
     async fn reset(&mut self) -> Result<(), ProjectorError> {
         let name = self.worker.name();
         let mut last = None;
+        let head = self.log.head().await?.position;
         for _ in 0..RESET_ATTEMPTS {
             let progress = self.checkpoints.load_progress(name).await?;
             match self.worker.reset(&progress).await {
                 Ok(progress) => {
                     self.rewind(progress);
                     self.error = None;
-                    let head = self.source.head();
                     self.engine.reset(self.time.now(), head);
                     return Ok(());
                 }
@@ -239,6 +239,7 @@ impl Task {
             let before = snapshot.clone();
             snapshot.checkpoint = self.progress.checkpoint;
             snapshot.reached = engine.reached();
+            snapshot.scanned = self.source.scanned().position;
             snapshot.buffered = self.buffer.len();
             snapshot.attempts = engine.failures();
             snapshot.mode = mode;

@@ -137,7 +137,9 @@ impl Database {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap();
     }
 }
 
@@ -212,7 +214,10 @@ async fn a_deadline_in_the_queue_withdraws_the_append() {
     let (sent, first) = database.block().await;
     let late = append(2).with_deadline(Duration::from_millis(20));
     let error = database.writer.append(late).await.unwrap_err();
-    assert!(matches!(error.kind(), StoreErrorKind::NotStored { .. }), "{error:?}");
+    assert!(
+        matches!(error.kind(), StoreErrorKind::NotStored { .. }),
+        "{error:?}"
+    );
     database.gate.add_permits(100);
     first.await.unwrap().unwrap();
     database.writer.close().await;

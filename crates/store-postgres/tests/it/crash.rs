@@ -13,6 +13,7 @@ use backstory_event::{EventFilter, EventStore, EventStoreExt, StoreErrorKind};
 use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestCluster;
 use futures::StreamExt;
+use sqlx::Connection;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -161,12 +162,10 @@ impl Proxy {
         };
         tokio::select! {
             biased;
-            lost = requests => if let Some((mode, server_writes)) = lost {
-                if mode == LOSE_COMMIT {
-                    // The server keeps its side of the connection.
-                    std::mem::forget(server_writes);
-                }
-            },
+            lost = requests => {
+                // The server keeps its side of the connection.
+                lost.filter(|(mode, _)| *mode == LOSE_COMMIT).map(std::mem::forget);
+            }
             () = answers => {}
         }
     }
@@ -300,7 +299,8 @@ async fn a_holder_that_freezes_in_append_in_is_named_and_ended() {
     let named = format!("{}?application_name=frozen", database.url());
     let options = PostgresOptions::default().with_append_idle_timeout(Duration::from_secs(3));
     let other = PostgresStore::connect_with(&named, options).await.unwrap();
-    let mut transaction = other.pool().begin().await.unwrap();
+    let mut transaction = raw(&named).await;
+    run(&mut transaction, "BEGIN").await;
     let pid: i32 = scalar(&mut transaction, "SELECT pg_backend_pid()").await;
     let frozen = one(&stream("todo", 1));
     let pending = other.append_in(&mut transaction, frozen).await.unwrap();
@@ -383,12 +383,13 @@ async fn four_processes_append_densely_and_a_live_reader_skips_nothing() {
         let store_handle = PostgresStore::connect(database.url()).await.unwrap();
         for caller in 0..4 {
             let handle = store_handle.clone();
+            let mut connection = raw(database.url()).await;
             writers.push(tokio::spawn(async move {
                 let own = stream("todo", format!("{store}-{caller}"));
                 for turn in 0..EACH {
                     if turn % 10 == 9 {
                         // Rolled back: it must leave no hole.
-                        let mut transaction = handle.pool().begin().await.unwrap();
+                        let mut transaction = connection.begin().await.unwrap();
                         let _pending = handle.append_in(&mut transaction, one(&own)).await.unwrap();
                         transaction.rollback().await.unwrap();
                     }

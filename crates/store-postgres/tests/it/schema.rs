@@ -17,7 +17,10 @@ use backstory_store_postgres::{Migrations, PostgresOptions, PostgresStore};
 use backstory_test_postgres::{TestCluster, TestDatabase};
 use sqlx::PgConnection;
 
-use crate::kit::{event, fresh, log, one, raw, refused, run, scalar, stream, within};
+use crate::kit::{
+    LOCK_WAITERS, TAKE_LOCK, event, fresh, log, one, raw, refused, run, scalar, stream,
+    until_count, within,
+};
 
 fn verify() -> PostgresOptions {
     PostgresOptions::default().with_migrations(Migrations::Verify)
@@ -397,7 +400,7 @@ async fn what_is_wrong_with_a_connection_is_said_without_secrets() {
     )
     .await;
     let store = PostgresStore::connect(&url("app:right@")).await.unwrap();
-    assert!(!format!("{store:?} {:?}", store.pool()).contains("right"));
+    assert!(!format!("{store:?}").contains("right"));
     assert!(format!("{store:?}").contains("backstory"), "{store:?}");
 }
 
@@ -413,4 +416,57 @@ async fn a_missing_table_is_named() {
     );
     assert!(error.to_string().contains("claim"), "{error}");
     assert_eq!(log(&store).await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_lacks_a_right_does_not_disturb_the_others() {
+    let cluster = TestCluster::start().await;
+    let database = cluster.create_database().await;
+    let mut admin = raw(database.url()).await;
+    run(&mut admin, "CREATE ROLE app LOGIN").await;
+    run(&mut admin, &PostgresStore::ddl("backstory").unwrap()).await;
+    run(
+        &mut admin,
+        &PostgresStore::grants("backstory", "app").unwrap(),
+    )
+    .await;
+    run(
+        &mut admin,
+        "REVOKE EXECUTE ON FUNCTION backstory.erase_v1(text, text) FROM app",
+    )
+    .await;
+    let url = database.url().replacen("postgres@", "app@", 1);
+    let store = PostgresStore::connect(&url).await.unwrap();
+
+    // While somebody holds the lock, all of them gather in one batch.
+    run(&mut admin, "BEGIN").await;
+    run(&mut admin, TAKE_LOCK).await;
+    let lifecycle = Lifecycle::Erased;
+    let calls: Vec<_> = (0..20)
+        .map(|number| {
+            let store = store.clone();
+            let own = stream("todo", number);
+            let append = match number {
+                7 => Append::to(own, ExpectedVersion::Any, [lifecycle.event()]),
+                _ => one(&own),
+            };
+            tokio::spawn(async move { store.append(append).await })
+        })
+        .collect();
+    let mut watch = raw(database.url()).await;
+    until_count(&mut watch, LOCK_WAITERS, 1).await;
+    run(&mut admin, "COMMIT").await;
+    for (number, call) in calls.into_iter().enumerate() {
+        match within(call).await.unwrap() {
+            Ok(_) => assert_ne!(number, 7),
+            Err(error) => {
+                assert_eq!(number, 7, "{error:?}");
+                assert!(
+                    matches!(error.kind(), StoreErrorKind::Denied { .. }),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+    assert_eq!(log(&store).await.len(), 19);
 }

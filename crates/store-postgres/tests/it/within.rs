@@ -5,17 +5,19 @@ use backstory_event::{
 };
 use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
 use backstory_test_postgres::TestDatabase;
+use sqlx::Connection;
 
 use crate::kit::{event, fresh, log, one, raw, run, scalar, stream, until_count, within};
 
 #[tokio::test]
 async fn an_append_commits_with_the_rows_of_the_caller_or_not_at_all() {
-    let (_database, store) = fresh().await;
-    let mut setup = store.pool().acquire().await.unwrap();
+    let (database, store) = fresh().await;
+    let mut setup = raw(database.url()).await;
+    let mut connection = raw(database.url()).await;
     run(&mut setup, "CREATE TABLE account (n int)").await;
     let todo = stream("todo", 1);
 
-    let mut transaction = store.pool().begin().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
     run(&mut transaction, "INSERT INTO account VALUES (1)").await;
     let lost = store.append_in(&mut transaction, one(&todo)).await.unwrap();
     let error = lost.committed(&store).await.unwrap_err();
@@ -29,7 +31,7 @@ async fn an_append_commits_with_the_rows_of_the_caller_or_not_at_all() {
         "{error:?}"
     );
 
-    let mut transaction = store.pool().begin().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
     run(&mut transaction, "INSERT INTO account VALUES (2)").await;
     let append = Append::to(
         todo.clone(),
@@ -108,10 +110,11 @@ async fn smaller_timeouts_of_the_caller_stay_and_other_settings_come_back() {
 
 #[tokio::test]
 async fn a_conflict_leaves_the_transaction_to_the_caller() {
-    let (_database, store) = fresh().await;
+    let (database, store) = fresh().await;
+    let mut connection = raw(database.url()).await;
     let todo = stream("todo", 1);
     store.append(one(&todo)).await.unwrap();
-    let mut transaction = store.pool().begin().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
     let append = Append::to(todo, ExpectedVersion::NoStream, [event("todo.added")]);
     let error = store.append_in(&mut transaction, append).await.unwrap_err();
     assert!(error.is_conflict(), "{error:?}");

@@ -70,11 +70,12 @@ macro_rules! suites {
 
 suites! {
     event_store: event_store_suite
+    bus: bus_suite
     subscription: subscription_suite
-    documents: documents_suite
-    projector: projector_suite
+    properties: property_suite
     snapshots: snapshots_suite
+    documents: documents_suite
     repository: repository_suite
     commands: commands_suite
-    properties: property_suite
+    projector: projector_suite
 }

@@ -271,6 +271,7 @@ impl Append {
         let mut streams = HashSet::new();
         let mut ids = HashSet::new();
         for part in &self.parts {
+            part.stream.check()?;
             if !streams.insert(&part.stream) {
                 let reason = "two parts name it: put its events into one part".into();
                 return refuse("stream", &part.stream.to_string(), reason);
@@ -291,8 +292,14 @@ impl Append {
                 check_event(event, limits)?;
             }
         }
+        let mut claims = HashSet::new();
         for companion in &self.companions {
             let (scope, value) = companion.claim();
+            if !claims.insert((scope, value)) {
+                let reason = "two companions name it: take or release it once".into();
+                return refuse("claim value", value, reason);
+            }
+            companion.owner().check()?;
             check_name("claim scope", scope)?;
             check_name("claim value", value)?;
         }
@@ -340,10 +347,14 @@ fn check_event(event: &NewEvent, limits: &Limits) -> Result<(), Invalid> {
         );
         return Err(Invalid::new("payload", &event.name, reason));
     }
+    event.payload.check()?;
     let size = event.metadata.to_payload()?.as_str().len();
     if size > limits.metadata {
         let reason = format!("{size} bytes are more than {}", limits.metadata);
         return Err(Invalid::new("metadata", &event.name, reason));
+    }
+    for tag in &event.tags {
+        check_name("tag", tag.as_str())?;
     }
     if event.tags.len() > limits.tags {
         let reason = format!("{} tags are more than {}", event.tags.len(), limits.tags);

@@ -48,7 +48,7 @@ impl Payload {
         Self("{}".into())
     }
 
-    /// JSON text as a store has it, unchecked.
+    /// JSON text as a store has it, unchecked until it is appended.
     pub fn stored(json: impl Into<Arc<str>>) -> Self {
         Self(json.into())
     }
@@ -72,6 +72,15 @@ impl Payload {
     /// When the text is not JSON.
     pub fn to_value(&self) -> Result<Value, serde_json::Error> {
         self.decode()
+    }
+
+    /// Refuses what [`Payload::parse`] would refuse or change: text that was never checked.
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        if Self::parse(&self.0)? == *self {
+            return Ok(());
+        }
+        let reason = "its numbers are not in the stored form: use Payload::parse";
+        Err(Invalid::new("payload", &self.0, reason))
     }
 
     fn canonical(value: &Value) -> Result<Self, Invalid> {

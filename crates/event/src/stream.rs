@@ -19,8 +19,20 @@ pub const MAX_NAME: usize = 255;
 #[derive(
     Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-#[serde(transparent)]
+#[serde(from = "i64", into = "i64")]
 pub struct Position(i64);
+
+impl From<i64> for Position {
+    fn from(number: i64) -> Self {
+        Self::new(number)
+    }
+}
+
+impl From<Position> for i64 {
+    fn from(position: Position) -> Self {
+        position.0
+    }
+}
 
 impl Position {
     /// The place before the first event.
@@ -56,8 +68,20 @@ impl Display for Position {
 #[derive(
     Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-#[serde(transparent)]
+#[serde(from = "i64", into = "i64")]
 pub struct StreamVersion(i64);
+
+impl From<i64> for StreamVersion {
+    fn from(number: i64) -> Self {
+        Self::new(number)
+    }
+}
+
+impl From<StreamVersion> for i64 {
+    fn from(version: StreamVersion) -> Self {
+        version.0
+    }
+}
 
 impl StreamVersion {
     /// The version of a stream without events.
@@ -148,9 +172,19 @@ impl StreamId {
     /// [`Invalid`] when one of them is empty, longer than 255 bytes or holds a control
     /// character, when the category begins with `backstory.`, or when the key is the nil uuid.
     pub fn new(category: &str, key: impl Display) -> Result<Self, Invalid> {
-        let key = key.to_string();
+        let stream = Self {
+            category: category.into(),
+            key: key.to_string().into(),
+        };
+        stream.check()?;
+        Ok(stream)
+    }
+
+    /// What [`StreamId::new`] checks; a stream that is [`StreamId::stored`] may be anything.
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        let Self { category, key } = self;
         check_name("stream category", category)?;
-        check_name("stream key", &key)?;
+        check_name("stream key", key)?;
         if category.starts_with("backstory.") {
             return Err(Invalid::new(
                 "stream category",
@@ -158,20 +192,17 @@ impl StreamId {
                 "`backstory.` is reserved",
             ));
         }
-        if uuid::Uuid::try_parse(&key).is_ok_and(|id| id.is_nil()) {
+        if uuid::Uuid::try_parse(key).is_ok_and(|id| id.is_nil()) {
             return Err(Invalid::new(
                 "stream key",
-                &key,
+                key,
                 "it is the nil uuid; use a real id",
             ));
         }
-        Ok(Self {
-            category: category.into(),
-            key: key.into(),
-        })
+        Ok(())
     }
 
-    /// A stream as a store has it, unchecked.
+    /// A stream as a store has it, unchecked until it is appended to.
     pub fn stored(category: impl Into<Arc<str>>, key: impl Into<Arc<str>>) -> Self {
         Self {
             category: category.into(),
@@ -242,7 +273,7 @@ impl Tag {
         Self::new(format!("{name}:{value}"))
     }
 
-    /// A tag as a store has it, unchecked.
+    /// A tag as a store has it, unchecked until it is appended.
     pub fn stored(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }

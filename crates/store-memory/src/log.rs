@@ -182,14 +182,12 @@ impl Log {
     ) -> Vec<RecordedEvent> {
         let pick = |places: &mut dyn Iterator<Item = Position>| {
             let mut rows = Vec::new();
-            let mut matched = 0;
             for event in places.filter_map(|position| self.at(position)) {
-                let matches = query.matches(event);
-                matched += usize::from(matches);
-                if matches || event.position() == scan.low || event.position() == scan.high {
+                let is_end = [scan.low, scan.high].contains(&event.position());
+                if is_end || query.matches(event) {
                     rows.push(event.clone());
                 }
-                if matched >= scan.limit.max(1) {
+                if rows.len() >= scan.rows() {
                     break;
                 }
             }

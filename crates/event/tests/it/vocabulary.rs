@@ -2,7 +2,7 @@
 
 use backstory_event::{
     Aggregate, Append, Decoded, Event, EventId, ExpectedVersion, Lifecycle, Limits, NewEvent,
-    Payload, StreamId, StreamVersion, Tag, TagChange,
+    Payload, Position, StreamId, StreamVersion, Tag, TagChange,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -120,6 +120,28 @@ fn a_request_is_checked_before_any_store_sees_it() {
             to(vec![event("todo.done").with_id(EventId::NIL)]),
             "event id",
         ),
+        (
+            to(vec![NewEvent::raw("todo.noted", Payload::stored("{"))]),
+            "payload",
+        ),
+        (
+            to(vec![NewEvent::raw("todo.noted", Payload::stored("1e2"))]),
+            "payload",
+        ),
+        (
+            to(vec![event("todo.done").with_tag(Tag::stored("\0"))]),
+            "tag",
+        ),
+        (
+            to(vec![event("todo.done")]).check(StreamId::stored("", "1"), ExpectedVersion::Any),
+            "stream category",
+        ),
+        (
+            to(vec![event("todo.done")])
+                .claim("name", "x", todo())
+                .release("name", "x", StreamId::new("todo", 2).unwrap()),
+            "claim value",
+        ),
         (to(vec![event("")]), "event name"),
         (to(vec![event("todo.*")]), "event name"),
         (to(vec![event("backstory.invented")]), "event name"),
@@ -159,4 +181,13 @@ fn a_change_of_tags_comes_back_from_its_event() {
         assert_eq!(Lifecycle::parse(lifecycle.name()), Some(lifecycle));
     }
     assert_eq!(Lifecycle::parse("backstory.invented"), None);
+}
+
+#[test]
+fn positions_and_versions_are_never_negative() {
+    let position: Position = serde_json::from_str("-3").unwrap();
+    assert_eq!(position, Position::START);
+    let version: StreamVersion = serde_json::from_str("-3").unwrap();
+    assert_eq!(version, StreamVersion::EMPTY);
+    assert_eq!(serde_json::to_string(&Position::new(7)).unwrap(), "7");
 }

@@ -50,6 +50,7 @@ macro_rules! documents_suite {
             another_handle_sees_what_was_committed
             five_thousand_documents_go_into_one_commit
             an_erased_stream_takes_its_documents_along
+            what_was_read_before_an_erasure_does_not_come_back
         ]);
     };
 }

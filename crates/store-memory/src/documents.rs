@@ -102,7 +102,12 @@ impl Shelf {
         }
     }
 
-    fn commit(&mut self, writes: Vec<DocumentWrite>, step: &Step) -> Result<(), CommitError> {
+    fn commit(
+        &mut self,
+        writes: Vec<DocumentWrite>,
+        erased: &[StreamId],
+        step: &Step,
+    ) -> Result<(), CommitError> {
         let projection = &step.from.projection;
         let stored = self.progress(projection);
         if stored != step.from {
@@ -115,7 +120,7 @@ impl Shelf {
                 .retain(|_, collection| collection.projection != *projection);
         }
         for write in writes {
-            match write {
+            match write.without(erased) {
                 DocumentWrite::Put {
                     key: DocumentKey { collection, key },
                     body,
@@ -201,6 +206,13 @@ impl DocumentStore for MemoryStore {
         writes: Vec<DocumentWrite>,
         step: &Step,
     ) -> Result<(), CommitError> {
-        self.with(|state| state.documents.commit(writes, step))
+        self.with(|state| {
+            let owners = writes.iter().filter_map(DocumentWrite::owner);
+            let erased: Vec<_> = owners
+                .filter(|owner| state.log.is_erased(owner))
+                .cloned()
+                .collect();
+            state.documents.commit(writes, &erased, step)
+        })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use backstory_event::{
     Append, Appended, Direction, EventFilter, EventId, EventQuery, Page, Position, RecordedEvent,
-    StoreError, StreamCursor, StreamId, StreamPage, StreamQuery, StreamVersion,
+    StoreError, StreamCursor, StreamId, StreamPage, StreamQuery, StreamState, StreamVersion,
 };
 use backstory_store_kit::{
     ClaimKey, ConditionHit, Facts, Needs, Scan, StoredEvent, StreamRow, decide, scrub,
@@ -134,6 +134,12 @@ impl Log {
             }
         }
         self.claims.retain(|_, owner| owner != stream);
+    }
+
+    /// True when the content of the stream is gone and it was not revived.
+    pub(crate) fn is_erased(&self, stream: &StreamId) -> bool {
+        let row = self.streams.get(stream);
+        row.is_some_and(|row| row.state == StreamState::Erased)
     }
 
     /// True when the event of this number is erased, so that no state may be kept that contains it.

@@ -33,11 +33,12 @@ struct Put {
     owner: Option<StreamId>,
 }
 
-impl From<Vec<DocumentWrite>> for Writes {
-    fn from(list: Vec<DocumentWrite>) -> Self {
+impl Writes {
+    /// Sorted, without what belongs to streams that are erased by now.
+    fn living(list: &[DocumentWrite], erased: &[StreamId]) -> Self {
         let mut writes = Self::default();
         for write in list {
-            match write {
+            match write.clone().without(erased) {
                 DocumentWrite::Put {
                     key,
                     body,
@@ -165,7 +166,7 @@ impl PostgresStore {
 
     async fn commit_writes(
         &self,
-        writes: &Writes,
+        writes: &[DocumentWrite],
         step: &Step,
     ) -> Result<Result<(), CommitError>, Error> {
         let sql = self.sql();
@@ -184,9 +185,37 @@ impl PostgresStore {
                 .execute(work.connection())
                 .await?;
         }
+        let erased = erased_owners(work.connection(), sql, writes).await?;
+        let writes = Writes::living(writes, &erased);
         writes.flush(work.connection(), sql, projection).await?;
         work.commit().await.map(Ok)
     }
+}
+
+/// Which owners of documents are erased. Their rows stay locked: an erasure that comes now waits
+/// until these documents are there to be found.
+async fn erased_owners(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    writes: &[DocumentWrite],
+) -> Result<Vec<StreamId>, Error> {
+    let owners: BTreeSet<_> = writes.iter().filter_map(DocumentWrite::owner).collect();
+    if owners.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(sql.lock_owners.text())
+        .bind(column(&owners, |owner| owner.category()))
+        .bind(column(&owners, |owner| owner.key()))
+        .fetch_all(connection)
+        .await?;
+    let mut erased = Vec::new();
+    for row in rows {
+        if row.try_get(2)? {
+            let (category, key): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            erased.push(StreamId::stored(category, key));
+        }
+    }
+    Ok(erased)
 }
 
 fn list_statement(
@@ -276,7 +305,6 @@ impl DocumentStore for PostgresStore {
             projection = %step.from.projection,
             writes = writes.len()
         );
-        let writes = Writes::from(writes);
         let commit = self.commit_writes(&writes, step);
         tracing::Instrument::instrument(commit, span)
             .await

@@ -185,6 +185,11 @@ statements! {
         WHERE NOT EXISTS (SELECT FROM {s}.collection t WHERE t.name = q.name) \
         ORDER BY q.name ON CONFLICT (name) DO NOTHING";
 
+    lock_owners = "SELECT t.category, t.key, t.state = 'erased' \
+        FROM unnest($1::text[], $2::text[]) AS q(category, key) \
+        CROSS JOIN LATERAL (SELECT s.category, s.key, s.state FROM {s}.stream s \
+          WHERE s.category = q.category AND s.key = q.key LIMIT 1 FOR SHARE) t";
+
     put_documents = "INSERT INTO {s}.document AS d (generation, key, body, owner_category, owner_key) \
         SELECT c.generation, q.key, q.body::jsonb, q.owner_category, q.owner_key \
         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) \

@@ -44,19 +44,19 @@ BEGIN
 END;
 
 CREATE TRIGGER backstory_event_update BEFORE UPDATE ON backstory_event
-WHEN NOT (
+WHEN (
     OLD.erased_at IS NULL AND NEW.erased_at IS NOT NULL
     AND NEW.payload = '{}' AND NEW.metadata = '{}' AND NEW.tags = '[]'
     AND NEW.position = OLD.position AND NEW.id = OLD.id
     AND NEW.category = OLD.category AND NEW.key = OLD.key AND NEW.version = OLD.version
     AND NEW.name = OLD.name AND NEW.schema_version = OLD.schema_version
     AND NEW.recorded_at = OLD.recorded_at
-    AND EXISTS (
-        SELECT 1 FROM backstory_event later
-        WHERE later.category = OLD.category AND later.key = OLD.key
-            AND later.version > OLD.version AND later.name = 'backstory.erased'
+    AND OLD.version < (
+        SELECT version FROM backstory_event
+        WHERE category = OLD.category AND key = OLD.key AND name = 'backstory.erased'
+        ORDER BY version DESC LIMIT 1
     )
-)
+) IS NOT TRUE
 BEGIN
     SELECT RAISE(ABORT, 'backstory: events are never changed');
 END;
@@ -197,8 +197,8 @@ CREATE TRIGGER backstory_document_update AFTER UPDATE ON backstory_document
 WHEN NEW.indexed <> OLD.indexed
 BEGIN
     DELETE FROM backstory_document_index
-    WHERE generation = OLD.generation AND key = OLD.key AND (field, value) IN (
-        SELECT value ->> 0, value ->> 1 FROM json_each(OLD.indexed)
+    WHERE (generation, field, value, key) IN (
+        SELECT OLD.generation, value ->> 0, value ->> 1, OLD.key FROM json_each(OLD.indexed)
     );
     INSERT OR IGNORE INTO backstory_document_index (generation, field, value, key)
     SELECT NEW.generation, value ->> 0, value ->> 1, NEW.key FROM json_each(NEW.indexed);
@@ -208,7 +208,7 @@ CREATE TRIGGER backstory_document_delete AFTER DELETE ON backstory_document
 WHEN OLD.indexed <> '[]'
 BEGIN
     DELETE FROM backstory_document_index
-    WHERE generation = OLD.generation AND key = OLD.key AND (field, value) IN (
-        SELECT value ->> 0, value ->> 1 FROM json_each(OLD.indexed)
+    WHERE (generation, field, value, key) IN (
+        SELECT OLD.generation, value ->> 0, value ->> 1, OLD.key FROM json_each(OLD.indexed)
     );
 END;

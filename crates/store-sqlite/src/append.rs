@@ -26,8 +26,8 @@ use crate::{
 /// How long a batch waits for the lock before its callers may give up.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Events written by one statement: their rows travel as one JSON text.
-const EVENTS_PER_STATEMENT: usize = 1_000;
+/// About how long the JSON text may be in which the rows of one INSERT travel.
+const BYTES_PER_STATEMENT: usize = 4 << 20;
 
 /// Writes the batches of one store.
 pub(crate) struct Batches {
@@ -257,9 +257,10 @@ SET erased_at = ?2, tags = '[]', metadata = '{}', payload = '{}'
 WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
     AND erased_at IS NULL
     AND version < (
-        SELECT max(last.version) FROM backstory_event last
+        SELECT last.version FROM backstory_event last INDEXED BY backstory_event_stream
         WHERE last.category = backstory_event.category AND last.key = backstory_event.key
             AND last.name = 'backstory.erased'
+        ORDER BY last.version DESC LIMIT 1
     )",
     "
 DELETE FROM backstory_claim
@@ -269,7 +270,8 @@ DELETE FROM backstory_snapshot
 WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
     "
 DELETE FROM backstory_document
-WHERE (owner_category, owner_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+WHERE owner_category IS NOT NULL
+    AND (owner_category, owner_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
 ];
 
 const RELEASE_CLAIMS: &str = "
@@ -283,13 +285,16 @@ WHERE true
 ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key";
 
 async fn write(connection: &mut SqliteConnection, decision: &Decision) -> Result<(), Failure> {
-    for events in decision.events.chunks(EVENTS_PER_STATEMENT) {
-        let rows: Vec<_> = events.iter().map(event_columns).collect();
-        let rows = json(&rows)?;
-        sqlx::query(INSERT_EVENTS)
-            .bind(rows)
-            .execute(&mut *connection)
-            .await?;
+    let mut rows = String::new();
+    for event in &decision.events {
+        rows.push(if rows.is_empty() { '[' } else { ',' });
+        rows.push_str(&json(&event_columns(event))?);
+        if rows.len() > BYTES_PER_STATEMENT {
+            insert_events(connection, std::mem::take(&mut rows)).await?;
+        }
+    }
+    if !rows.is_empty() {
+        insert_events(connection, rows).await?;
     }
     let streams: Vec<_> = decision
         .streams
@@ -341,6 +346,15 @@ async fn write(connection: &mut SqliteConnection, decision: &Decision) -> Result
             .await?;
     }
     Ok(())
+}
+
+async fn insert_events(
+    connection: &mut SqliteConnection,
+    mut rows: String,
+) -> Result<(), sqlx::Error> {
+    rows.push(']');
+    let insert = sqlx::query(INSERT_EVENTS).bind(rows);
+    insert.execute(connection).await.map(drop)
 }
 
 /// The columns of an event, in the order of [`INSERT_EVENTS`].

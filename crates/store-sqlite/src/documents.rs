@@ -1,7 +1,7 @@
 //! Documents, written a batch at a time.
 
 use async_trait::async_trait;
-use backstory_event::{Payload, StoreError};
+use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Step, Target,
 };
@@ -9,7 +9,7 @@ use sqlx::{QueryBuilder, Row, SqliteConnection};
 
 use crate::{
     SqliteStore,
-    append::json,
+    append::{json, pair},
     error::Failure,
     progress::{advance, fenced},
 };
@@ -174,9 +174,11 @@ ON CONFLICT (generation, key) DO UPDATE SET
 
 const DELETE: &str = "
 DELETE FROM backstory_document
-WHERE (generation, key) IN (
-    SELECT c.generation, w.value ->> 1
-    FROM json_each(?1) w CROSS JOIN backstory_collection c ON c.name = w.value ->> 0
+WHERE rowid IN (
+    SELECT d.rowid
+    FROM json_each(?1) w
+    CROSS JOIN backstory_collection c ON c.name = w.value ->> 0
+    CROSS JOIN backstory_document d ON d.generation = c.generation AND d.key = w.value ->> 1
 )";
 
 const EMPTY: [&str; 2] = [
@@ -187,6 +189,31 @@ DELETE FROM backstory_document WHERE generation IN (
     "
 DELETE FROM backstory_collection WHERE projection = ?1",
 ];
+
+const ERASED: &str = "
+SELECT s.category, s.key
+FROM json_each(?1) w
+CROSS JOIN backstory_stream s ON s.category = w.value ->> 0 AND s.key = w.value ->> 1
+WHERE s.state = 'erased'";
+
+/// The writes, without what belongs to streams that are erased by now.
+async fn living(
+    connection: &mut SqliteConnection,
+    writes: &[DocumentWrite],
+) -> Result<Vec<DocumentWrite>, Failure> {
+    let owners: Vec<_> = writes.iter().filter_map(DocumentWrite::owner).collect();
+    let mut erased = Vec::new();
+    if !owners.is_empty() {
+        let owners: Vec<_> = owners.into_iter().map(pair).collect();
+        let rows = sqlx::query(ERASED).bind(json(&owners)?);
+        for row in rows.fetch_all(connection).await? {
+            let (category, key): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            erased.push(StreamId::stored(category, key));
+        }
+    }
+    let writes = writes.iter().cloned();
+    Ok(writes.map(|write| write.without(&erased)).collect())
+}
 
 async fn write(
     connection: &mut SqliteConnection,
@@ -202,8 +229,9 @@ async fn write(
                 .await?;
         }
     }
+    let writes = living(&mut *connection, writes).await?;
     let (mut puts, mut deletes, mut collections) = (Vec::new(), Vec::new(), Vec::new());
-    for write in writes {
+    for write in &writes {
         match write {
             DocumentWrite::Put {
                 key,

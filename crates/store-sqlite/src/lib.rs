@@ -89,6 +89,7 @@ struct Inner {
 
 impl SqliteStore {
     /// Opens a file, given as a URL (`sqlite:todo.db`, `sqlite:///var/lib/todo.db`) or as a path.
+    /// In a URL `%` and `?` are written `%25` and `%3F`, in a path they stand for themselves.
     /// A missing file is created, a missing directory is not. Needs a tokio runtime; when that
     /// ends, the store answers `Closed`.
     ///

@@ -108,7 +108,8 @@ const ROW_BUFFER: usize = 1_024;
 const JOURNAL_SIZE: &str = "67108864";
 
 impl Location {
-    /// Reads a URL (`sqlite:todo.db`, `sqlite:///var/lib/todo.db`) or a plain path.
+    /// Reads a URL (`sqlite:todo.db`, `sqlite:///var/lib/todo.db`) or a plain path. SQLite's own
+    /// URLs (`file:`) are refused: some of them name a database per connection.
     ///
     /// # Errors
     /// `Config` when it names no file.
@@ -128,8 +129,9 @@ impl Location {
             }
         };
         let path = options.get_filename().to_owned();
-        let is_memory = url.trim_end_matches("?mode=rwc").ends_with(":memory:");
-        if path.as_os_str().is_empty() || is_memory {
+        let is_no_file = path.to_str().is_some_and(|path| path.starts_with("file:"))
+            || url.trim_end_matches("?mode=rwc").ends_with(":memory:");
+        if path.as_os_str().is_empty() || is_no_file {
             return Err(config(
                 "it must name a file, as in `sqlite:todo.db`; \
                  a log in memory is `memory:`"

@@ -164,3 +164,34 @@ pub async fn an_erased_stream_takes_its_documents_along<F: Fixture>(fixture: &F)
     );
     assert_eq!(store.load_progress("notes").await.unwrap(), before);
 }
+
+pub async fn what_was_read_before_an_erasure_does_not_come_back<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let stream = StreamId::new("person", 1).unwrap();
+    let event = || NewEvent::raw("person.moved", Payload::empty());
+    let append = |event| Append::to(stream.clone(), ExpectedVersion::Any, [event]);
+    within(store.append(append(event()))).await.unwrap();
+
+    // A batch that has read the event and is slower than the erasure.
+    let mut late = documents(&store);
+    late.put_owned(NOTES, "a", &stream, &note(1, "x"))
+        .await
+        .unwrap();
+    late.put(NOTES, "b", &note(2, "x")).await.unwrap();
+    let erase = Lifecycle::Erased.event();
+    within(store.append(append(erase))).await.unwrap();
+    commit(&store, "notes", late.into_writes()).await;
+    assert_eq!(get(&store, "notes", "a").await, None);
+    let by_rank = List::of(NOTES).ordered_by("rank");
+    assert_eq!(keys(&store, by_rank).await, ["b"]);
+
+    // What comes after a revival is kept.
+    let revive = Lifecycle::Restored.event();
+    within(store.append(append(revive))).await.unwrap();
+    let mut docs = documents(&store);
+    docs.put_owned(NOTES, "a", &stream, &note(3, "x"))
+        .await
+        .unwrap();
+    commit(&store, "notes", docs.into_writes()).await;
+    assert_eq!(get(&store, "notes", "a").await, Some(json!(note(3, "x"))));
+}

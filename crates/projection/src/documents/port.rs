@@ -37,6 +37,30 @@ pub enum DocumentWrite {
     },
 }
 
+impl DocumentWrite {
+    /// The stream whose erasure takes the document along.
+    pub fn owner(&self) -> Option<&StreamId> {
+        match self {
+            Self::Put { owner, .. } => owner.as_ref(),
+            Self::Delete { .. } => None,
+        }
+    }
+
+    /// The write when these streams are erased: what a batch has read before an erasure must not
+    /// come back after it.
+    #[must_use]
+    pub fn without(self, erased: &[StreamId]) -> Self {
+        match self {
+            Self::Put {
+                key,
+                owner: Some(owner),
+                ..
+            } if erased.contains(&owner) => Self::Delete { key },
+            write => write,
+        }
+    }
+}
+
 /// Which documents to list: by key, or by one indexed field and then by key, in byte order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentList {
@@ -83,6 +107,7 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
 
     /// Writes documents and moves the projection's checkpoint, in one transaction. With
     /// [`Target::Reset`](crate::Target::Reset) all collections of the projection are emptied first.
+    /// A document whose owner is erased by now is removed instead of put.
     ///
     /// # Errors
     /// `Fenced` when the projection is not at `step.from` any more; nothing is written then.

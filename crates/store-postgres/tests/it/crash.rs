@@ -164,7 +164,9 @@ impl Proxy {
             biased;
             lost = requests => {
                 // The server keeps its side of the connection.
-                lost.filter(|(mode, _)| *mode == LOSE_COMMIT).map(std::mem::forget);
+                if let Some((LOSE_COMMIT, server_writes)) = lost {
+                    std::mem::forget(server_writes);
+                }
             }
             () = answers => {}
         }

@@ -89,6 +89,7 @@ async fn urls_and_paths_name_the_same_file() {
         "sqlite::memory:",
         "sqlite://:memory:",
         "sqlite:a.db?mode=memory",
+        "file:a.db",
     ] {
         let error = SqliteStore::connect(url).await.unwrap_err();
         assert!(

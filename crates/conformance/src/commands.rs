@@ -375,11 +375,9 @@ pub async fn a_dispatch_is_traced<F: Fixture>(fixture: &F) {
     let id = account(&store, &[1]).await;
     let other = Fault::Overtake(raw(id, [added(1)]));
     let bus = CommandBus::new(&Faulty::new(store, [other]));
-    let spans = spans::Spans::default();
-    let listening = tracing::subscriber::set_default(spans.clone());
+    let spans = spans::Spans::of_the_process();
     bus.dispatch(Deposit::new(id, 5)).await.unwrap();
-    drop(listening);
-    let fields = spans.take("backstory.command.dispatch");
+    let fields = spans.find("backstory.command.dispatch", "id", &id.to_string());
     assert_eq!(fields["command"], "account.deposit");
     assert_eq!(fields["aggregate"], "account");
     assert_eq!(fields["id"], id.to_string());

@@ -197,9 +197,9 @@ CREATE TRIGGER backstory_document_update AFTER UPDATE ON backstory_document
 WHEN NEW.indexed <> OLD.indexed
 BEGIN
     DELETE FROM backstory_document_index
-    WHERE (generation, field, value, key) IN (
-        SELECT OLD.generation, value ->> 0, value ->> 1, OLD.key FROM json_each(OLD.indexed)
-    );
+    WHERE generation = OLD.generation AND key = OLD.key
+        AND field IN (SELECT value ->> 0 FROM json_each(OLD.indexed))
+        AND value IN (SELECT value ->> 1 FROM json_each(OLD.indexed));
     INSERT OR IGNORE INTO backstory_document_index (generation, field, value, key)
     SELECT NEW.generation, value ->> 0, value ->> 1, NEW.key FROM json_each(NEW.indexed);
 END;
@@ -208,7 +208,7 @@ CREATE TRIGGER backstory_document_delete AFTER DELETE ON backstory_document
 WHEN OLD.indexed <> '[]'
 BEGIN
     DELETE FROM backstory_document_index
-    WHERE (generation, field, value, key) IN (
-        SELECT OLD.generation, value ->> 0, value ->> 1, OLD.key FROM json_each(OLD.indexed)
-    );
+    WHERE generation = OLD.generation AND key = OLD.key
+        AND field IN (SELECT value ->> 0 FROM json_each(OLD.indexed))
+        AND value IN (SELECT value ->> 1 FROM json_each(OLD.indexed));
 END;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use tracing::{
@@ -14,17 +14,34 @@ use tracing::{
 
 type Fields = BTreeMap<&'static str, String>;
 
-/// A subscriber that keeps each span's name and fields. Clones share them.
+/// The spans of these names are kept.
+const KEPT: [&str; 1] = ["backstory.command.dispatch"];
+
+/// The subscriber of the whole process: one for each test would race with the others, because
+/// interest in a span is a matter of the process. Clones share what they keep.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Spans(Arc<Mutex<Vec<(&'static str, Fields)>>>);
 
 impl Spans {
-    /// The fields of the only span of this name.
-    pub(crate) fn take(&self, name: &str) -> Fields {
-        let mut spans = std::mem::take(&mut *self.0.lock().unwrap());
-        spans.retain(|(kept, _)| *kept == name);
-        assert_eq!(spans.len(), 1, "one span is called {name}");
-        spans.remove(0).1
+    /// The subscriber, installed when it is first asked for.
+    pub(crate) fn of_the_process() -> &'static Self {
+        static SPANS: OnceLock<Spans> = OnceLock::new();
+        SPANS.get_or_init(|| {
+            let spans = Self::default();
+            tracing::subscriber::set_global_default(spans.clone()).unwrap();
+            spans
+        })
+    }
+
+    /// The fields of the only span of this name with this field.
+    pub(crate) fn find(&self, name: &str, field: &str, value: &str) -> Fields {
+        let spans = self.0.lock().unwrap();
+        let mut found = spans.iter().filter(|(kept, fields)| {
+            *kept == name && fields.get(field).is_some_and(|text| text == value)
+        });
+        let (_, fields) = found.next().expect("the span is there");
+        assert!(found.next().is_none(), "one span is called {name}");
+        fields.clone()
     }
 }
 
@@ -41,8 +58,8 @@ impl Visit for Texts<'_> {
 }
 
 impl Subscriber for Spans {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        KEPT.contains(&metadata.name())
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
+    bind::{json, pair},
     error::{Failure, corrupt, is_uncertain, store_error},
     filter::{Bounds, first_match},
     lock::WriteLock,
@@ -374,19 +375,6 @@ fn event_columns(row: &EventRow) -> impl Serialize {
         row.metadata.as_str(),
         event.payload.as_str(),
     )
-}
-
-/// Category and key.
-pub(crate) fn pair(stream: &StreamId) -> (&str, &str) {
-    (stream.category(), stream.key())
-}
-
-/// The rows of a statement as one bound text.
-pub(crate) fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, Failure> {
-    serde_json::to_string(rows).map_err(|error| {
-        let reason = format!("the rows of a statement cannot be written: {error}");
-        StoreErrorKind::Database { reason }.into()
-    })
 }
 
 fn column<T: DeserializeOwned>(row: &SqliteRow, index: usize) -> Result<Vec<T>, Failure> {

@@ -9,7 +9,7 @@ use sqlx::{QueryBuilder, Row, SqliteConnection};
 
 use crate::{
     SqliteStore,
-    append::{json, pair},
+    bind::{json, pair},
     error::Failure,
     progress::{advance, fenced},
 };

@@ -5,7 +5,7 @@ use backstory_store_kit::Scan;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    append::{json, pair},
+    bind::{json, pair},
     error::Failure,
 };
 

@@ -38,6 +38,7 @@
 //! `backstory.sqlite.read`: one page of events.
 
 mod append;
+mod bind;
 mod documents;
 mod error;
 mod filter;

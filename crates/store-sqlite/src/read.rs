@@ -11,7 +11,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    append::{json, stream_state},
+    append::stream_state,
+    bind::json,
     error::{Failure, corrupt},
     filter, schema,
 };

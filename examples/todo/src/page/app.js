@@ -18,6 +18,13 @@ const page = {
   empty: byId("empty"), emptyHeadline: byId("empty-headline"), emptyHint: byId("empty-hint"),
 };
 
+const TITLES = {
+  404: "Not there any more",
+  409: "Somebody was faster",
+  422: "Not accepted",
+  503: "Not available right now",
+};
+
 // ---- what the server told us ---------------------------------------------------------------------------------------
 
 const state = { known: false, lists: new Map(), tasks: new Map(), counters: { active: 0, done: 0, removed: 0 } };
@@ -124,7 +131,8 @@ async function ask(path, body) {
 async function problemOf(answer) {
   const problem = await answer.json().catch(() => ({}));
   return {
-    title: problem.title ?? `The server answered ${answer.status}`,
+    // A title that only names the status says nothing to a person.
+    title: TITLES[answer.status] ?? problem.title ?? `The server answered ${answer.status}`,
     detail: problem.detail ?? "",
     code: problem.code ?? "",
   };

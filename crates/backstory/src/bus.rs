@@ -8,7 +8,8 @@ use backstory_event::{
 use tokio::task::AbortHandle;
 
 /// The event bus of this process: delivers what any process stores, in the order of positions.
-/// Clones share it; it ends when the last one is dropped.
+/// Clones share it; it ends when the last one is dropped, or when the store cannot be read any more
+/// (closed, or diverged): then its subscriptions end too.
 ///
 /// ```
 /// # use backstory::{Bus, Store, Topic};
@@ -41,7 +42,13 @@ impl Bus {
     pub async fn start<S: EventStore + Clone>(store: &S) -> Result<Self, StoreError> {
         let bus = LocalBus::new();
         let from = store.head().await?;
-        let task = tokio::spawn(feed(Arc::new(bus.clone()), Arc::new(store.clone()), from));
+        let fed = feed(Arc::new(bus.clone()), Arc::new(store.clone()), from);
+        let end = bus.clone();
+        let task = tokio::spawn(async move {
+            let Err(error) = fed.await;
+            tracing::error!(%error, "the bus of this process ends: start it anew");
+            end.close();
+        });
         Ok(Self(Arc::new(Running {
             bus,
             feed: task.abort_handle(),

@@ -37,3 +37,20 @@ async fn the_bus_ends_with_its_last_handle() {
     drop(bus);
     assert_eq!(all.next().await, None);
 }
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn subscriptions_end_with_the_store_that_feeds_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}/todo.db", folder.path().display());
+    let store = Store::connect(&url).await.unwrap();
+    let bus = Bus::start(&store).await.unwrap();
+    let mut all = bus.subscribe(Topic::All);
+    store.append(added(1)).await.unwrap();
+    assert!(matches!(all.next().await, Some(Delivery::Event(_))));
+    store.close().await;
+    let within = Duration::from_secs(10);
+    let ended = tokio::time::timeout(within, all.next()).await;
+    assert_eq!(ended.unwrap(), None);
+    assert_eq!(bus.subscribe(Topic::All).next().await, None);
+}

@@ -5,7 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -32,6 +32,7 @@ pub struct LocalBus {
 #[derive(Default)]
 struct Shared {
     subscribers: Mutex<Vec<Weak<Subscriber>>>,
+    closed: AtomicBool,
 }
 
 struct Subscriber {
@@ -63,6 +64,12 @@ impl LocalBus {
             capacity: capacity.max(1),
         }
     }
+
+    /// Ends all subscriptions, once they have delivered what they hold, and those that come later:
+    /// when the bus is fed no more.
+    pub fn close(&self) {
+        self.shared.close();
+    }
 }
 
 impl Default for LocalBus {
@@ -79,12 +86,16 @@ impl fmt::Debug for LocalBus {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let subscribers = self
-            .subscribers
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+impl Shared {
+    fn subscribers(&self) -> MutexGuard<'_, Vec<Weak<Subscriber>>> {
+        self.subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        let mut subscribers = self.subscribers();
+        self.closed.store(true, Ordering::Release);
         for subscriber in subscribers.drain(..).filter_map(|weak| weak.upgrade()) {
             subscriber.closed.store(true, Ordering::Release);
             subscriber.waker.wake();
@@ -92,15 +103,17 @@ impl Drop for Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 #[async_trait]
 impl EventBus for LocalBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<(), StoreError> {
         let subscribers: Vec<_> = {
-            let mut list = self
-                .shared
-                .subscribers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut list = self.shared.subscribers();
             list.retain(|subscriber| subscriber.strong_count() > 0);
             list.iter().filter_map(Weak::upgrade).collect()
         };
@@ -111,18 +124,16 @@ impl EventBus for LocalBus {
     }
 
     fn subscribe(&self, topic: Topic) -> BusSubscription {
+        let mut subscribers = self.shared.subscribers();
         let subscriber = Arc::new(Subscriber {
             topic,
             capacity: self.capacity,
             queue: Mutex::default(),
             waker: AtomicWaker::new(),
-            closed: AtomicBool::new(false),
+            // Under the lock: a bus that ends now ends this subscription too.
+            closed: AtomicBool::new(self.shared.closed.load(Ordering::Acquire)),
         });
-        self.shared
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&subscriber));
+        subscribers.push(Arc::downgrade(&subscriber));
         BusSubscription::new(Deliveries(subscriber))
     }
 }

@@ -65,6 +65,56 @@ macro_rules! cases {
     };
 }
 
+/// All suites for one store, directly and through `Arc<dyn …>`. The argument makes a fixture, as in
+/// `complete_suite!(crate::fixture())`.
+#[macro_export]
+macro_rules! complete_suite {
+    ($make:expr) => {
+        mod direct {
+            $crate::every_suite!($make);
+        }
+
+        mod through_dyn {
+            $crate::every_suite!(async { $crate::Dyn($make.await) });
+        }
+    };
+}
+
+/// A module for each suite.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! every_suite {
+    ($make:expr) => {
+        mod event_store {
+            $crate::event_store_suite!($make);
+        }
+        mod bus {
+            $crate::bus_suite!($make);
+        }
+        mod subscription {
+            $crate::subscription_suite!($make);
+        }
+        mod properties {
+            $crate::property_suite!($make);
+        }
+        mod snapshots {
+            $crate::snapshots_suite!($make);
+        }
+        mod documents {
+            $crate::documents_suite!($make);
+        }
+        mod repository {
+            $crate::repository_suite!($make);
+        }
+        mod commands {
+            $crate::commands_suite!($make);
+        }
+        mod projector {
+            $crate::projector_suite!($make);
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs, path::Path};

@@ -1,6 +1,6 @@
 //! The conformance suites.
 
-use backstory_conformance::{Dyn, Fixture};
+use backstory_conformance::Fixture;
 use backstory_store_postgres::PostgresStore;
 use backstory_test_postgres::TestDatabase;
 
@@ -27,34 +27,4 @@ async fn postgres() -> Postgres {
     Postgres { store, database }
 }
 
-async fn dynamic() -> Dyn<Postgres> {
-    Dyn(postgres().await)
-}
-
-macro_rules! suites {
-    ($($module:ident: $suite:ident)*) => {
-        mod direct {
-            $(mod $module {
-                backstory_conformance::$suite!(crate::conformance::postgres());
-            })*
-        }
-
-        mod through_dyn {
-            $(mod $module {
-                backstory_conformance::$suite!(crate::conformance::dynamic());
-            })*
-        }
-    };
-}
-
-suites! {
-    event_store: event_store_suite
-    bus: bus_suite
-    subscription: subscription_suite
-    properties: property_suite
-    repository: repository_suite
-    snapshots: snapshots_suite
-    commands: commands_suite
-    documents: documents_suite
-    projector: projector_suite
-}
+backstory_conformance::complete_suite!(crate::conformance::postgres());

@@ -12,7 +12,7 @@ mod store;
 
 use std::path::PathBuf;
 
-use backstory_conformance::{Dyn, Fixture};
+use backstory_conformance::Fixture;
 use backstory_store_sqlite::SqliteStore;
 use tempfile::TempDir;
 
@@ -48,34 +48,4 @@ async fn sqlite() -> Sqlite {
     Sqlite { directory, store }
 }
 
-async fn dynamic() -> Dyn<Sqlite> {
-    Dyn(sqlite().await)
-}
-
-macro_rules! suites {
-    ($($module:ident: $suite:ident)*) => {
-        mod direct {
-            $(mod $module {
-                backstory_conformance::$suite!(crate::sqlite());
-            })*
-        }
-
-        mod through_dyn {
-            $(mod $module {
-                backstory_conformance::$suite!(crate::dynamic());
-            })*
-        }
-    };
-}
-
-suites! {
-    event_store: event_store_suite
-    bus: bus_suite
-    subscription: subscription_suite
-    properties: property_suite
-    snapshots: snapshots_suite
-    documents: documents_suite
-    repository: repository_suite
-    commands: commands_suite
-    projector: projector_suite
-}
+backstory_conformance::complete_suite!(crate::sqlite());

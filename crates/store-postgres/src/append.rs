@@ -6,7 +6,8 @@ use std::{
 };
 
 use backstory_event::{
-    Append, EventId, FilterItem, Position, StreamId, StreamState, StreamVersion, Tag,
+    Append, Appended, EventId, FilterItem, Position, StoreErrorKind, StreamId, StreamState,
+    StreamVersion, Tag,
 };
 use backstory_store_kit::{
     ClaimKey, ConditionHit, Decision, Facts, Needs, StoredEvent, StreamRow, decide,
@@ -18,6 +19,9 @@ use uuid::Uuid;
 
 use crate::sql::Statements;
 
+/// One answer per append.
+pub(crate) type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
+
 type StreamFact = (usize, i64, StreamState, Vec<String>, i64, i64);
 type EventFact = (usize, i64, String, String, i64, String);
 type ClaimFact = (usize, String, String);
@@ -26,7 +30,7 @@ type HitFact = (usize, usize, i64, String, Uuid);
 
 /// One item of a condition's filter, as `hit_v1` takes it.
 #[derive(Debug, Serialize)]
-struct Look<'a> {
+pub(crate) struct Look<'a> {
     append: usize,
     number: usize,
     after: i64,
@@ -37,12 +41,12 @@ struct Look<'a> {
     tags: Option<Vec<&'a str>>,
 }
 
-/// Reads what the batch needs and decides it.
+/// Reads what the batch needs and decides it; says also where the log ended before.
 pub(crate) async fn decide_batch(
     connection: &mut PgConnection,
     sql: &Statements,
     appends: &[Arc<Append>],
-) -> Result<Decision, sqlx::Error> {
+) -> Result<(Decision, Position), sqlx::Error> {
     let needs = Needs::of(appends.iter().map(Arc::as_ref));
     let streams: Vec<StreamId> = needs.streams.into_iter().collect();
     let ids: Vec<EventId> = needs.event_ids.into_iter().collect();
@@ -114,7 +118,9 @@ pub(crate) async fn decide_batch(
             *first = hit;
         }
     }
-    Ok(decide(appends.iter().map(Arc::as_ref), facts, now))
+    let head = facts.head;
+    let decision = decide(appends.iter().map(Arc::as_ref), facts, now);
+    Ok((decision, head))
 }
 
 fn list<T>(row: &sqlx::postgres::PgRow, column: usize) -> Result<Vec<T>, sqlx::Error>
@@ -125,7 +131,7 @@ where
     Ok(list.map(|Json(list)| list).unwrap_or_default())
 }
 
-fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
+pub(crate) fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
     let conditions = appends.iter().enumerate().flat_map(|(append, request)| {
         let conditions = request.conditions.iter().enumerate();
         conditions.map(move |(number, condition)| (append, number, condition))
@@ -265,7 +271,7 @@ pub(crate) fn column<I: IntoIterator, T>(rows: I, value: impl FnMut(I::Item) -> 
 }
 
 /// Tags as a JSON array. Texts never fail to become JSON.
-fn tags_json(tags: &[Tag]) -> String {
+pub(crate) fn tags_json(tags: &[Tag]) -> String {
     if tags.is_empty() {
         return "[]".to_owned();
     }

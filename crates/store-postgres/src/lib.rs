@@ -32,6 +32,7 @@
 mod append;
 mod documents;
 mod error;
+mod guess;
 mod options;
 mod projections;
 mod read;

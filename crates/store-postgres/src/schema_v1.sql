@@ -222,3 +222,109 @@ BEGIN
   END LOOP;
   RETURN low;
 END $$;
+
+-- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the
+-- writer looks first. Taken for granted: fresh streams do not exist, grown and checked ones are live and have these
+-- versions, no event id is stored, no claim is held, the proofs are there, no condition is hit. Events, and the
+-- positions of streams, count from the head. Plans are those of the session: see the writer.
+CREATE FUNCTION {s}.append_v1(
+  lock_timeout_ bigint, wake_ boolean,
+  event_category text[], event_key text[], event_version bigint[], event_id uuid[], event_name text[],
+  event_schema integer[], event_payload text[], event_metadata text[], event_tags text[],
+  fresh_category text[], fresh_key text[], fresh_version bigint[], fresh_first bigint[], fresh_last bigint[],
+  grown_category text[], grown_key text[], grown_from bigint[], grown_to bigint[], grown_last bigint[],
+  checked_category text[], checked_key text[], checked_version bigint[],
+  claim_scope text[], claim_value text[], claim_category text[], claim_key text[],
+  refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
+  OUT stored boolean, OUT head bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  now_ timestamptz;
+  count_ bigint;
+  ignored_ text;
+BEGIN
+  stored := false;
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RETURN;
+  END IF;
+  IF current_setting('synchronous_commit') = 'off' THEN
+    ignored_ := set_config('synchronous_commit', 'on', true);
+  END IF;
+  ignored_ := set_config('lock_timeout', lock_timeout_::text, true);
+  ignored_ := pg_advisory_xact_lock({lock});
+  -- A statement of its own: it sees what the last holder of the lock committed.
+  SELECT e.position, e.recorded_at INTO head, now_ FROM {s}.event e ORDER BY e.position DESC LIMIT 1;
+  head := coalesce(head, 0);
+  now_ := greatest(clock_timestamp(), now_);
+
+  IF cardinality(checked_category) > 0 THEN
+    PERFORM FROM unnest(checked_category, checked_key, checked_version) AS q(category, key, version)
+      LEFT JOIN LATERAL (SELECT t.version, t.state FROM {s}.stream t
+        WHERE t.category = q.category AND t.key = q.key LIMIT 1) t ON true
+      WHERE coalesce(t.version, 0) <> q.version OR t.state <> 'live';
+    IF FOUND THEN RETURN; END IF;
+  END IF;
+  IF cardinality(refused_id) > 0 THEN
+    -- What is stored already is answered with its receipt, whatever else is wrong with it now.
+    PERFORM FROM unnest(refused_id) AS q(id)
+      CROSS JOIN LATERAL (SELECT FROM {s}.event t WHERE t.id = q.id LIMIT 1) t;
+    IF FOUND THEN RETURN; END IF;
+  END IF;
+  IF cardinality(claim_scope) > 0 THEN
+    PERFORM FROM unnest(claim_scope, claim_value) AS q(scope, value)
+      CROSS JOIN LATERAL (SELECT FROM {s}.claim t WHERE t.scope = q.scope AND t.value = q.value LIMIT 1) t;
+    IF FOUND THEN RETURN; END IF;
+  END IF;
+  IF cardinality(proof_position) > 0 THEN
+    -- Without an id only the place has to be there.
+    PERFORM FROM unnest(proof_position, proof_id) AS q(position, id)
+      LEFT JOIN LATERAL (SELECT t.id FROM {s}.event t WHERE t.position = q.position LIMIT 1) t ON q.id IS NOT NULL
+      WHERE CASE WHEN q.id IS NULL THEN q.position > append_v1.head ELSE t.id IS DISTINCT FROM q.id END;
+    IF FOUND THEN RETURN; END IF;
+  END IF;
+  IF looks_ IS NOT NULL THEN
+    PERFORM FROM jsonb_to_recordset(looks_) AS q(after bigint, names text[], categories text[],
+        stream_categories text[], stream_keys text[], tags text[])
+      CROSS JOIN LATERAL {s}.hit_v1(q.after, append_v1.head, q.names, q.categories,
+        q.stream_categories, q.stream_keys, q.tags) t;
+    IF FOUND THEN RETURN; END IF;
+  END IF;
+
+  BEGIN
+    IF cardinality(grown_category) > 0 THEN
+      UPDATE {s}.stream t SET version = q.new, last_position = append_v1.head + q.last
+        FROM unnest(grown_category, grown_key, grown_from, grown_to, grown_last) AS q(category, key, old, new, last)
+        WHERE t.category = q.category AND t.key = q.key AND t.version = q.old AND t.state = 'live';
+      GET DIAGNOSTICS count_ = ROW_COUNT;
+      IF count_ <> cardinality(grown_category) THEN
+        RAISE unique_violation;
+      END IF;
+    END IF;
+    IF cardinality(fresh_category) > 0 THEN
+      INSERT INTO {s}.stream (category, key, version, state, tags, first_position, last_position)
+        SELECT q.category, q.key, q.version, 'live', '{}', append_v1.head + q.first, append_v1.head + q.last
+        FROM unnest(fresh_category, fresh_key, fresh_version, fresh_first, fresh_last)
+          AS q(category, key, version, first, last);
+    END IF;
+    IF cardinality(claim_scope) > 0 THEN
+      INSERT INTO {s}.claim (scope, value, category, key)
+        SELECT * FROM unnest(claim_scope, claim_value, claim_category, claim_key);
+    END IF;
+    IF cardinality(event_id) > 0 THEN
+      INSERT INTO {s}.event
+          (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at)
+        SELECT append_v1.head + q.number, q.category, q.key, q.version, q.id, q.name, q.schema,
+          q.payload::jsonb, q.metadata::jsonb,
+          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, now_
+        FROM unnest(event_category, event_key, event_version, event_id, event_name, event_schema, event_payload,
+            event_metadata, event_tags) WITH ORDINALITY
+          AS q(category, key, version, id, name, schema, payload, metadata, tags, number);
+    END IF;
+  EXCEPTION WHEN unique_violation THEN
+    RETURN;
+  END;
+  IF wake_ AND cardinality(event_id) > 0 THEN
+    ignored_ := pg_notify({channel}, (head + cardinality(event_id))::text);
+  END IF;
+  stored := true;
+END $$;

@@ -141,7 +141,7 @@ impl PostgresStore {
 
         let append = Arc::new(append);
         let appends = [append.clone()];
-        let decision = decide_batch(connection, sql, &appends)
+        let (decision, _) = decide_batch(connection, sql, &appends)
             .await
             .map_err(store_error)?;
         store(connection, sql, &decision)

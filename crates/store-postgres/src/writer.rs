@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use backstory_event::{Append, Appended, EventId, Position, StoreError, StoreErrorKind};
+use backstory_event::{Append, EventId, Position, StoreError, StoreErrorKind};
 use backstory_store_kit::{BatchWriter, Tail, WriteFailure};
 use sqlx::{Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use crate::{
-    PostgresOptions,
-    append::{decide_batch, store},
+    PostgresOptions, Wake,
+    append::{Outcomes, decide_batch, store},
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
+    guess::{Guess, Versions},
     session::{Backend, Session, jitter},
     sql::Statements,
 };
@@ -20,8 +21,6 @@ use crate::{
 /// How long a statement under the lock may take, at the server and here.
 const STATEMENT: Duration = Duration::from_secs(8);
 const ANSWER: Duration = Duration::from_secs(10);
-
-type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
 
 /// Writes batches. It owns one connection and opens another when that one breaks.
 pub(crate) struct PostgresWriter {
@@ -37,6 +36,7 @@ pub(crate) struct PostgresWriter {
     deadline: Option<Instant>,
     // A row stood where the facts said there was none; once may be a writer that went past the lock.
     collided: bool,
+    versions: Versions,
 }
 
 /// How far a batch came before it failed.
@@ -66,6 +66,7 @@ impl PostgresWriter {
             open: None,
             deadline: None,
             collided: false,
+            versions: Versions::default(),
         }
     }
 
@@ -98,12 +99,43 @@ impl PostgresWriter {
         self.options.lock_timeout.min(patience)
     }
 
+    /// One round trip when the batch is what it seems to be, else a look under the lock.
     async fn run(
-        &self,
+        &mut self,
         connection: &mut PgConnection,
         batch: &[Arc<Append>],
         phase: &mut Phase,
-    ) -> Result<(Outcomes, Option<Position>), Error> {
+    ) -> Result<(Outcomes, Position), Error> {
+        // What was sent before is probably stored: no use in guessing.
+        if self.open.is_none()
+            && let Some(guess) = Guess::of(batch, &self.versions, self.tail.head())
+        {
+            let lock_timeout = self.lock_timeout();
+            let wake = self.options.wake == Wake::Listen;
+            *phase = Phase::Commit;
+            let millis = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
+            let call = guess.store(
+                connection,
+                &self.sql,
+                batch,
+                millis,
+                wake,
+                &mut self.versions,
+            );
+            if let Some((outcomes, head)) = answered(lock_timeout + ANSWER, call).await? {
+                return Ok((outcomes, head));
+            }
+            *phase = Phase::Before;
+        }
+        self.look_and_store(connection, batch, phase).await
+    }
+
+    async fn look_and_store(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &[Arc<Append>],
+        phase: &mut Phase,
+    ) -> Result<(Outcomes, Position), Error> {
         let lock_timeout = self.lock_timeout();
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
@@ -115,14 +147,20 @@ impl PostgresWriter {
         );
         let lock = raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut *connection);
         answered(lock_timeout + Duration::from_secs(3), lock).await?;
-        let decision = answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
+        let (decision, before) = answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
         answered(ANSWER, store(connection, &self.sql, &decision)).await?;
-        let head = decision.events.last().map(|row| row.recorded.position);
-        if head.is_some() || !decision.claims.is_empty() {
+        let last = decision.events.last().map(|row| row.recorded.position);
+        if decision.erased.is_empty() {
+            self.versions.learn(&decision);
+            self.versions.correct(&decision.outcomes);
+        } else {
+            self.versions.forget();
+        }
+        if last.is_some() || !decision.claims.is_empty() {
             *phase = Phase::Commit;
         }
         answered(ANSWER, raw_sql("COMMIT").execute(&mut *connection)).await?;
-        Ok((decision.outcomes, head))
+        Ok((decision.outcomes, last.unwrap_or(before)))
     }
 
     async fn attempt(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {
@@ -139,9 +177,7 @@ impl PostgresWriter {
                 self.open = None;
                 self.collided = false;
                 self.keep(session);
-                if let Some(head) = head {
-                    self.tail.advance(head);
-                }
+                self.tail.advance(head);
                 return Ok(outcomes);
             }
             Err(error) => error,

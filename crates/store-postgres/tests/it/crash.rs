@@ -99,19 +99,20 @@ async fn a_subscription_goes_on_after_a_restart_without_gap() {
     within(subscriber).await.unwrap();
 }
 
-/// Passes bytes between clients and the server, until a COMMIT comes along while it is armed.
+/// Passes bytes between clients and the server, until while it is armed the message comes along
+/// that commits: COMMIT itself, or the call that stores a batch at once.
 struct Proxy {
     url: String,
     armed: Arc<AtomicUsize>,
 }
 
-/// The server gets the COMMIT, the client no answer.
+/// The server gets the message, the client no answer.
 const LOSE_ANSWER: usize = 1;
-/// The server does not get the COMMIT and does not notice that the client is gone.
+/// The server does not get the message and does not notice that the client is gone.
 const LOSE_COMMIT: usize = 2;
 
 impl Proxy {
-    async fn start(url: &str) -> Self {
+    async fn start(url: &str, message: &'static [u8]) -> Self {
         let (before, rest) = url.split_once("127.0.0.1:").unwrap();
         let (port, after) = rest.split_once('/').unwrap();
         let server: u16 = port.parse().unwrap();
@@ -123,7 +124,7 @@ impl Proxy {
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                    tokio::spawn(Self::pass(client, server, armed.clone()));
+                    tokio::spawn(Self::pass(client, server, armed.clone(), message));
                 }
             }
         });
@@ -133,7 +134,12 @@ impl Proxy {
         }
     }
 
-    async fn pass(client: TcpStream, server: TcpStream, armed: Arc<AtomicUsize>) {
+    async fn pass(
+        client: TcpStream,
+        server: TcpStream,
+        armed: Arc<AtomicUsize>,
+        message: &'static [u8],
+    ) {
         let (mut client_reads, mut client_writes) = client.into_split();
         let (mut server_reads, mut server_writes) = server.into_split();
         let answers = async move {
@@ -146,8 +152,7 @@ impl Proxy {
                     return None;
                 };
                 let bytes = &buffer[..length];
-                let is_commit = bytes.windows(7).any(|window| window == b"COMMIT\0");
-                let mode = if is_commit {
+                let mode = if bytes.windows(message.len()).any(|part| part == message) {
                     armed.swap(0, Ordering::SeqCst)
                 } else {
                     0
@@ -173,10 +178,12 @@ impl Proxy {
     }
 }
 
-async fn a_lost_commit(mode: usize) {
+/// A batch that needs a look before it can be stored ends with COMMIT, others with one call.
+async fn a_lost_commit(mode: usize, look: bool) {
     let cluster = TestCluster::start().await;
     let database = cluster.create_database().await;
-    let proxy = Proxy::start(database.url()).await;
+    let message: &[u8] = if look { b"COMMIT\0" } else { b"todo.added" };
+    let proxy = Proxy::start(database.url(), message).await;
     // Longer than the test: nobody but us ends the old backend.
     let options = PostgresOptions::default().with_append_idle_timeout(Duration::from_secs(300));
     let store = PostgresStore::connect_with(&proxy.url, options)
@@ -186,7 +193,10 @@ async fn a_lost_commit(mode: usize) {
     let mut receipts = Vec::new();
     for _ in 0..3 {
         proxy.armed.store(mode, Ordering::SeqCst);
-        let append = one(&todo);
+        let append = match look {
+            true => one(&todo).release("todo.title", "buy milk", todo.clone()),
+            false => one(&todo),
+        };
         let receipt = within(store.append(append.clone())).await.unwrap();
         assert_eq!(proxy.armed.load(Ordering::SeqCst), 0, "the fault happened");
         assert_eq!(within(store.append(append.clone())).await.unwrap(), receipt);
@@ -198,12 +208,14 @@ async fn a_lost_commit(mode: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_commit_is_asked_for_again() {
-    a_lost_commit(LOSE_ANSWER).await;
+    a_lost_commit(LOSE_ANSWER, true).await;
+    a_lost_commit(LOSE_ANSWER, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_lost_its_client_before_commit_is_ended() {
-    a_lost_commit(LOSE_COMMIT).await;
+    a_lost_commit(LOSE_COMMIT, true).await;
+    a_lost_commit(LOSE_COMMIT, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

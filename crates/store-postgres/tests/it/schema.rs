@@ -409,7 +409,9 @@ async fn a_missing_table_is_named() {
     let (database, store) = fresh().await;
     let mut admin = raw(database.url()).await;
     run(&mut admin, "DROP TABLE backstory.claim").await;
-    let error = store.append(one(&stream("todo", 1))).await.unwrap_err();
+    let todo = stream("todo", 1);
+    let append = one(&todo).claim("todo.title", "buy milk", todo);
+    let error = store.append(append).await.unwrap_err();
     assert!(
         matches!(error.kind(), StoreErrorKind::Schema { .. }),
         "{error:?}"

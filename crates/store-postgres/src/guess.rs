@@ -1,0 +1,260 @@
+//! The fast way to store a batch: what it needs to know is taken for granted, decided on, and
+//! proved and stored by one call. A wrong guess stores nothing.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+
+use backstory_event::{
+    Append, Appended, Companion, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
+    StreamId, StreamState, StreamVersion,
+};
+use backstory_store_kit::{Decision, Facts, StreamRow, decide};
+use chrono::Utc;
+use sqlx::{Error, PgConnection, Row, types::Json};
+
+use crate::{
+    append::{Outcomes, column, looks, tags_json},
+    sql::Statements,
+};
+
+/// The versions of streams that were written lately. Forgetting and being wrong cost a look.
+#[derive(Debug, Default)]
+pub(crate) struct Versions {
+    young: HashMap<StreamId, StreamVersion>,
+    old: HashMap<StreamId, StreamVersion>,
+}
+
+impl Versions {
+    const YOUNG: usize = 8_192;
+
+    fn get(&self, stream: &StreamId) -> Option<StreamVersion> {
+        let known = self.young.get(stream).or_else(|| self.old.get(stream));
+        known.copied()
+    }
+
+    /// Learns what a decision says of its streams.
+    pub(crate) fn learn(&mut self, decision: &Decision) {
+        for (stream, row) in &decision.streams {
+            if self.young.len() >= Self::YOUNG {
+                self.old = std::mem::take(&mut self.young);
+            }
+            self.young.insert(stream.clone(), row.version);
+        }
+    }
+
+    /// Learns from refusals which versions there really are.
+    pub(crate) fn correct(&mut self, outcomes: &Outcomes) {
+        for outcome in outcomes {
+            if let Err(StoreErrorKind::Conflict(Conflict::Version { stream, actual, .. })) = outcome
+            {
+                self.young.insert(stream.clone(), *actual);
+            }
+        }
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
+
+/// A batch decided on a guess.
+pub(crate) struct Guess {
+    decision: Decision,
+    // What the decision rests on.
+    streams: HashMap<StreamId, StreamVersion>,
+    proofs: Vec<(i64, Option<uuid::Uuid>)>,
+    head: i64,
+}
+
+impl Guess {
+    /// Decides a batch on what is likely; `None` when that is no use: lifecycle events and
+    /// releases depend on more than versions.
+    pub(crate) fn of(appends: &[Arc<Append>], versions: &Versions, head: Position) -> Option<Self> {
+        let mut streams = HashMap::new();
+        let mut proofs = Vec::new();
+        let mut facts = Facts {
+            head,
+            ..Facts::default()
+        };
+        for append in appends {
+            if append
+                .events()
+                .any(|event| Lifecycle::parse(&event.name).is_some())
+            {
+                return None;
+            }
+            let claims = append.companions.iter();
+            if claims
+                .clone()
+                .any(|one| !matches!(one, Companion::Claim { .. }))
+            {
+                return None;
+            }
+            for part in &append.parts {
+                if streams.contains_key(&part.stream) {
+                    continue;
+                }
+                let version = versions.get(&part.stream).or(match part.expected {
+                    ExpectedVersion::Exact(version) => Some(version),
+                    ExpectedVersion::NoStream | ExpectedVersion::Any => Some(StreamVersion::EMPTY),
+                    _ => None,
+                })?;
+                if version > StreamVersion::EMPTY {
+                    facts.streams.insert(part.stream.clone(), live(version));
+                }
+                streams.insert(part.stream.clone(), version);
+            }
+            for condition in &append.conditions {
+                let after = condition.after;
+                facts.head = facts.head.max(after.position);
+                if after.event_id.is_nil() {
+                    proofs.push((after.position.get(), None));
+                } else {
+                    facts.proofs.insert(after.position, after.event_id);
+                }
+            }
+        }
+        let ids = facts.proofs.iter();
+        proofs.extend(ids.map(|(position, id)| (position.get(), Some(id.as_uuid()))));
+        let head = facts.head.get();
+        let decision = decide(appends.iter().map(Arc::as_ref), facts, Utc::now());
+        Some(Self {
+            decision,
+            streams,
+            proofs,
+            head,
+        })
+    }
+
+    /// Stores the batch if the guess was right.
+    pub(crate) async fn store(
+        mut self,
+        connection: &mut PgConnection,
+        sql: &Statements,
+        appends: &[Arc<Append>],
+        lock_timeout: i64,
+        wake: bool,
+        versions: &mut Versions,
+    ) -> Result<Option<(Outcomes, Position)>, Error> {
+        let (mut fresh, mut grown, mut checked) = (Vec::new(), Vec::new(), Vec::new());
+        for (stream, row) in &self.decision.streams {
+            match self.streams.remove(stream) {
+                Some(from) if from > StreamVersion::EMPTY => grown.push((stream, from, row)),
+                _ => fresh.push((stream, row)),
+            }
+        }
+        checked.extend(self.streams.drain());
+        let offset = |position: Position| position.get() - self.head;
+        let events = &self.decision.events;
+        let claims: Vec<_> = self
+            .decision
+            .claims
+            .iter()
+            .filter_map(|(key, owner)| Some((key, owner.as_ref()?)))
+            .collect();
+        let refused: Vec<_> = appends
+            .iter()
+            .zip(&self.decision.outcomes)
+            .filter(|(_, outcome)| outcome.is_err())
+            .flat_map(|(append, _)| append.events().map(|event| event.id.as_uuid()))
+            .collect();
+        let looks = looks(appends);
+
+        let row = sqlx::query(sql.append.text())
+            .bind(lock_timeout)
+            .bind(wake)
+            .bind(column(events, |row| row.recorded.stream.category()))
+            .bind(column(events, |row| row.recorded.stream.key()))
+            .bind(column(events, |row| row.recorded.version.get()))
+            .bind(column(events, |row| row.recorded.id.as_uuid()))
+            .bind(column(events, |row| &*row.recorded.name))
+            .bind(column(events, |row| {
+                i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
+            }))
+            .bind(column(events, |row| row.recorded.payload.as_str()))
+            .bind(column(events, |row| row.metadata.as_str()))
+            .bind(column(events, |row| tags_json(&row.recorded.tags)))
+            .bind(column(&fresh, |(stream, _)| stream.category()))
+            .bind(column(&fresh, |(stream, _)| stream.key()))
+            .bind(column(&fresh, |(_, row)| row.version.get()))
+            .bind(column(&fresh, |(_, row)| offset(row.first_position)))
+            .bind(column(&fresh, |(_, row)| offset(row.last_position)))
+            .bind(column(&grown, |(stream, ..)| stream.category()))
+            .bind(column(&grown, |(stream, ..)| stream.key()))
+            .bind(column(&grown, |(_, from, _)| from.get()))
+            .bind(column(&grown, |(.., row)| row.version.get()))
+            .bind(column(&grown, |(.., row)| offset(row.last_position)))
+            .bind(column(&checked, |(stream, _)| stream.category()))
+            .bind(column(&checked, |(stream, _)| stream.key()))
+            .bind(column(&checked, |(_, version)| version.get()))
+            .bind(column(&claims, |((scope, _), _)| scope.as_str()))
+            .bind(column(&claims, |((_, value), _)| value.as_str()))
+            .bind(column(&claims, |(_, owner)| owner.category()))
+            .bind(column(&claims, |(_, owner)| owner.key()))
+            .bind(refused)
+            .bind(column(&self.proofs, |(position, _)| *position))
+            .bind(column(&self.proofs, |(_, id)| *id))
+            .bind((!looks.is_empty()).then_some(Json(looks)))
+            .fetch_one(connection)
+            .await?;
+        if !row.try_get::<bool, _>(0)? {
+            return Ok(None);
+        }
+        let head: i64 = row.try_get(1)?;
+        versions.learn(&self.decision);
+        let shift = Shift {
+            from: Position::new(self.head),
+            by: head - self.head,
+        };
+        let mut outcomes = self.decision.outcomes;
+        if shift.by != 0 {
+            outcomes.iter_mut().for_each(|outcome| shift.outcome(outcome));
+        }
+        let stored = i64::try_from(self.decision.events.len()).unwrap_or(0);
+        Ok(Some((outcomes, Position::new(head + stored))))
+    }
+}
+
+/// A live stream of which only the version is known, and no more is needed.
+fn live(version: StreamVersion) -> StreamRow {
+    StreamRow {
+        version,
+        state: StreamState::Live,
+        tags: Vec::new(),
+        first_position: Position::START,
+        last_position: Position::START,
+    }
+}
+
+/// The log had grown by then: the positions of the batch lie elsewhere.
+struct Shift {
+    from: Position,
+    by: i64,
+}
+
+impl Shift {
+    fn position(&self, position: &mut Position) {
+        if *position > self.from {
+            *position = Position::new(position.get() + self.by);
+        }
+    }
+
+    fn outcome(&self, outcome: &mut Result<Appended, StoreErrorKind>) {
+        match outcome {
+            Ok(receipt) => {
+                self.position(&mut receipt.checkpoint.position);
+                if let Some((first, last)) = &mut receipt.positions {
+                    self.position(first);
+                    self.position(last);
+                }
+            }
+            Err(StoreErrorKind::Conflict(Conflict::Condition { position, .. })) => {
+                self.position(position);
+            }
+            Err(_) => {}
+        }
+    }
+}

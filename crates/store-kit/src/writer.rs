@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use backstory_event::{Append, Appended, Limits, StoreError, StoreErrorKind};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, yield_now},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -242,6 +242,8 @@ async fn run(
                 }
             },
         };
+        // Callers that were answered just now get to send their next append: one turn, no timer.
+        yield_now().await;
         let mut batch = Batch::new(&options, first);
         while let Ok(request) = requests.try_recv() {
             if let Err(request) = batch.push(request) {

@@ -1,12 +1,14 @@
 //! What every Backstory store shares, so that all answer alike: the rules of an append
-//! ([`decide`]), the shape of a page ([`Scan`]), the group-commit writer ([`Writer`]) and the
-//! wake-up of readers ([`Tail`]).
+//! ([`decide`]), the shape of a page ([`Scan`]), the group-commit writer ([`Writer`]), its
+//! counterpart for small reads ([`Coalescer`]) and the wake-up of readers ([`Tail`]).
 
+mod coalescer;
 mod ledger;
 mod scan;
 mod tail;
 mod writer;
 
+pub use coalescer::{BatchReader, Coalescer, CoalescerOptions};
 pub use ledger::{
     ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, decide, scrub,
 };

@@ -7,6 +7,7 @@
     reason = "test code"
 )]
 
+mod coalescer;
 mod ledger;
 mod scan;
 mod writer;

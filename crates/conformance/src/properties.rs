@@ -13,10 +13,13 @@ use crate::{
 };
 
 mod generate;
+mod known;
 mod model;
 
-use generate::Generator;
-use model::{Model, Stored, StreamTags, same};
+pub use generate::Generator;
+pub use known::{Receipts, Seen};
+pub use model::Stored;
+use model::{Model, StreamTags, same};
 
 type Outcome = Result<Appended, StoreErrorKind>;
 

@@ -9,7 +9,7 @@ use chrono::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::model::Model;
+use super::known::Seen;
 use crate::kit::{Dice, payload, position, stream, tag};
 
 const CATEGORIES: [&str; 5] = ["todo", "list", "Todo", "to", "user {x}"];
@@ -34,16 +34,17 @@ const TAGS: [&str; 8] = [
     "re",
 ];
 
+/// Makes the same sequence for the same seed and the same answers.
 #[derive(Debug)]
-pub(super) struct Generator {
-    pub(super) dice: Dice,
+pub struct Generator {
+    pub dice: Dice,
     sent: Vec<Append>,
     keys: usize,
 }
 
 impl Generator {
     /// `keys`: how many streams each category has; few make many conflicts.
-    pub(super) fn new(seed: u64, keys: usize) -> Self {
+    pub fn new(seed: u64, keys: usize) -> Self {
         Self {
             dice: Dice::new(seed),
             sent: Vec::new(),
@@ -51,7 +52,7 @@ impl Generator {
         }
     }
 
-    pub(super) fn stream(&mut self) -> StreamId {
+    pub fn stream(&mut self) -> StreamId {
         let category = *self.dice.pick(&CATEGORIES);
         stream(category, &self.dice.below(self.keys).to_string())
     }
@@ -110,7 +111,7 @@ impl Generator {
     }
 
     /// Mostly what holds, sometimes what does not.
-    fn expected(&mut self, model: &Model, stream: &StreamId) -> ExpectedVersion {
+    fn expected(&mut self, model: &impl Seen, stream: &StreamId) -> ExpectedVersion {
         let actual = i64::try_from(model.version(stream)).unwrap();
         match self.dice.below(10) {
             0 => ExpectedVersion::NoStream,
@@ -136,9 +137,15 @@ impl Generator {
     }
 
     /// Any append: good, refused, bad, sent before.
-    pub(super) fn append(&mut self, model: &Model) -> Append {
+    pub fn append(&mut self, model: &impl Seen) -> Append {
         if self.dice.once_in(8) && !self.sent.is_empty() {
-            let index = self.dice.below(self.sent.len());
+            // Also one that was sent just before.
+            let recent = self.sent.len().min(12);
+            let back = match self.dice.once_in(2) {
+                true => self.dice.below(recent),
+                false => self.dice.below(self.sent.len()),
+            };
+            let index = self.sent.len() - 1 - back;
             let mut again = self.sent[index].clone();
             if self.dice.once_in(3) {
                 self.spoil_repeat(&mut again);
@@ -183,8 +190,8 @@ impl Generator {
         append
     }
 
-    fn condition(&mut self, model: &Model) -> AppendCondition {
-        let count = model.events.len();
+    fn condition(&mut self, model: &impl Seen) -> AppendCondition {
+        let count = model.count();
         let after = count.saturating_sub(self.dice.below(12));
         let checkpoint = match self.dice.below(8) {
             0 => Checkpoint::at(position(count + 1 + self.dice.below(3))),
@@ -194,7 +201,7 @@ impl Generator {
             },
             2..5 if after > 0 => Checkpoint {
                 position: position(after),
-                event_id: model.events[after - 1].id,
+                event_id: model.id_at(after - 1),
             },
             _ => Checkpoint::at(position(after)),
         };

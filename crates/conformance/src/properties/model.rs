@@ -13,21 +13,21 @@ use crate::kit::position;
 
 /// A stored event, without the time.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Stored {
-    pub(super) stream: StreamId,
-    pub(super) version: usize,
-    pub(super) id: EventId,
-    pub(super) name: String,
-    pub(super) schema_version: u32,
-    pub(super) payload: Payload,
-    pub(super) metadata: Metadata,
-    pub(super) tags: Vec<Tag>,
-    pub(super) erased: bool,
+pub struct Stored {
+    pub stream: StreamId,
+    pub version: usize,
+    pub id: EventId,
+    pub name: String,
+    pub schema_version: u32,
+    pub payload: Payload,
+    pub metadata: Metadata,
+    pub tags: Vec<Tag>,
+    pub erased: bool,
 }
 
 impl Stored {
     /// The same of an event that a store gave back.
-    pub(super) fn of(event: &RecordedEvent) -> Self {
+    pub fn of(event: &RecordedEvent) -> Self {
         Self {
             stream: event.stream().clone(),
             version: usize::try_from(event.version().get()).unwrap(),

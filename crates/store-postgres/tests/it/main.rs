@@ -6,6 +6,7 @@
     reason = "a broken set-up fails the test"
 )]
 
+mod batches;
 mod conformance;
 mod crash;
 mod kit;

@@ -1,0 +1,405 @@
+//! A batch equals its appends one after another in arrival order, whatever they are: random
+//! batches, compared with a store in memory that runs their appends one by one.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use backstory_conformance::{
+    kit::stream_rows,
+    properties::{Generator, Receipts, Stored},
+};
+use backstory_event::{
+    Append, Appended, Companion, Conflict, EventFilter, EventId, EventQuery, EventStore,
+    EventStoreExt, ExpectedVersion, StoreError, StoreErrorKind,
+};
+use backstory_store_memory::MemoryStore;
+use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
+use backstory_test_postgres::TestDatabase;
+use futures::future::{Either, join_all, select};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::kit::{event, raw, run, scalar, stream, until_count, within};
+
+type Outcome = Result<Appended, StoreErrorKind>;
+type Batch = Vec<(Append, Outcome)>;
+type Counts = BTreeMap<&'static str, usize>;
+
+/// Logs, each of its own seed and in a schema of its own, and how many batches each gets.
+const LOGS: u64 = 20;
+const BATCHES: usize = 510;
+
+/// The database refuses an event of such a name with the SQLSTATE that follows: as it would a
+/// payload that slipped through all checks. The name stays also when the event is erased.
+const POISON: &str = "poison.";
+const CODES: [&str; 4] = ["22003", "22P05", "23502", "54000"];
+
+/// A claim that the database refuses.
+const POISONED: &str = "poisoned";
+
+/// A scope with a value that its owner never gives back.
+const PROBE: &str = "probe";
+
+#[test]
+fn ten_thousand_batches_equal_their_appends_one_after_another() {
+    let lanes: Vec<_> = (0..2)
+        .map(|lane| {
+            thread::spawn(move || {
+                // On one thread all appends of a batch are queued before the writer's turn.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let database = TestDatabase::create().await;
+                    let url = database.url();
+                    let mut clients = Clients {
+                        client: raw(url).await,
+                        watch: raw(url).await,
+                    };
+                    let mut counts = Counts::new();
+                    for seed in (lane..LOGS).step_by(2) {
+                        run_log(url, &mut clients, seed, &mut counts).await;
+                    }
+                    counts
+                })
+            })
+        })
+        .collect();
+    let mut counts = Counts::new();
+    for lane in lanes {
+        match lane.join() {
+            Ok(lane) => lane
+                .into_iter()
+                .for_each(|(name, count)| *counts.entry(name).or_default() += count),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+    assert!(counts["batches"] >= 10_000, "{counts:?}");
+    for kind in [
+        "stored",
+        "again",
+        "version",
+        "condition",
+        "claim",
+        "deleted",
+        "erased",
+        "reused",
+        "diverged",
+        "invalid",
+        "poison",
+        "elsewhere",
+        "overtaken",
+    ] {
+        let count = counts.get(kind).copied().unwrap_or_default();
+        assert!(count > 300, "{kind}: {counts:?}");
+    }
+}
+
+/// Connections of another process, and one to look at the locks.
+struct Clients {
+    client: PgConnection,
+    watch: PgConnection,
+}
+
+async fn run_log(url: &str, clients: &mut Clients, seed: u64, counts: &mut Counts) {
+    let mut twins = Twins::new(url, seed, std::mem::take(counts)).await;
+    for number in 0..BATCHES {
+        let what = format!("seed {seed}, batch {number}");
+        let size = 1 + twins.generator.dice.below(12);
+        match twins.generator.dice.below(24) {
+            0 => twins.overtaken(clients, size, &what).await,
+            1..4 => {
+                twins.elsewhere(&what).await;
+                twins.batch(size, &what).await;
+            }
+            _ => twins.batch(size, &what).await,
+        }
+    }
+    twins.compare(&format!("seed {seed}, at the end")).await;
+    *counts = twins.counts;
+}
+
+/// One log in Postgres, and the same in memory.
+struct Twins {
+    memory: MemoryStore,
+    store: PostgresStore,
+    // As another process has it.
+    other: PostgresStore,
+    url: String,
+    schema: String,
+    // Counts who waits for the lock of the log.
+    waiters: String,
+    generator: Generator,
+    receipts: Receipts,
+    poison: Option<Append>,
+    counts: Counts,
+}
+
+impl Twins {
+    async fn new(url: &str, seed: u64, counts: Counts) -> Self {
+        let schema = format!("log_{seed}");
+        let options = PostgresOptions::default()
+            .with_schema(&schema)
+            .with_readers(1)
+            .with_wake(Wake::Off)
+            .with_deadline(Duration::from_secs(60))
+            .with_lock_timeout(Duration::from_secs(20));
+        let open = PostgresStore::connect_with(url, options.clone());
+        let store = open.await.unwrap();
+        let other = PostgresStore::connect_with(url, options).await.unwrap();
+        let taster = format!(
+            "CREATE FUNCTION {schema}.spit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               RAISE EXCEPTION USING ERRCODE = substr(NEW.name, 8), MESSAGE = 'no'; \
+             END $$; \
+             CREATE TRIGGER taster BEFORE INSERT ON {schema}.event FOR EACH ROW \
+               WHEN (NEW.name LIKE '{POISON}%') EXECUTE FUNCTION {schema}.spit(); \
+             ALTER TABLE {schema}.claim ADD CHECK (value <> '{POISONED}')"
+        );
+        run(&mut raw(url).await, &taster).await;
+        let mut twins = Self {
+            memory: MemoryStore::new(),
+            store,
+            other,
+            url: url.to_owned(),
+            waiters: format!(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                 AND (classid::bigint << 32 | objid::bigint) = hashtextextended('backstory:{schema}', 0)"
+            ),
+            schema,
+            generator: Generator::new(seed, 2),
+            receipts: Receipts::default(),
+            poison: None,
+            counts,
+        };
+        let keeper = stream(PROBE, 1);
+        let first = Append::to(keeper.clone(), ExpectedVersion::NoStream, [event("kept")])
+            .claim(PROBE, "kept", keeper);
+        let expected = twins.expect(&first).await;
+        assert_eq!(outcome(twins.store.append(first).await), expected);
+        twins
+    }
+
+    /// What the store in memory answers to an append, right after all those before.
+    async fn expect(&mut self, append: &Append) -> Outcome {
+        if let Some(code) = poison(append) {
+            // Claims are looked at last: one that is held shows whether all else would pass.
+            let probe = append.clone().claim(PROBE, "kept", stream(PROBE, 2));
+            let outcome = outcome(self.memory.append(probe).await);
+            return match outcome {
+                Err(StoreErrorKind::Conflict(Conflict::Claim { scope, .. })) if scope == PROBE => {
+                    Err(StoreErrorKind::Database {
+                        reason: code.to_owned(),
+                    })
+                }
+                outcome => outcome,
+            };
+        }
+        let outcome = outcome(self.memory.append(append.clone()).await);
+        if let Ok(receipt) = &outcome
+            && !self.receipts.note(append, receipt)
+        {
+            self.count("again");
+        }
+        outcome
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// The next random append and what must become of it. Its caller knows the log as it was
+    /// before the batch, or by a lucky guess as the appends before it leave it.
+    async fn next(&mut self, before: &Receipts) -> (Append, Outcome) {
+        let mut append = match self.generator.dice.once_in(3) {
+            true => self.generator.append(before),
+            false => self.generator.append(&self.receipts),
+        };
+        match self.generator.dice.below(100) {
+            0..4 => {
+                self.spoil(&mut append);
+                self.poison = Some(append.clone());
+            }
+            4 if self.poison.is_some() => append = self.poison.clone().unwrap(),
+            _ => {}
+        }
+        let outcome = self.expect(&append).await;
+        self.count(name(&outcome));
+        (append, outcome)
+    }
+
+    fn spoil(&mut self, append: &mut Append) {
+        let dice = &mut self.generator.dice;
+        // New ids: it is not what was sent before.
+        for event in append.parts.iter_mut().flat_map(|part| &mut part.events) {
+            event.id = EventId::from_uuid(Uuid::from_u64_pair(dice.roll() | 1, dice.roll()));
+        }
+        let mut events = append.parts.iter_mut().flat_map(|part| &mut part.events);
+        let own = events.find(|event| !event.name.starts_with("backstory."));
+        match own {
+            Some(event) if !dice.once_in(5) => {
+                event.name = format!("{POISON}{}", dice.pick(&CODES))
+            }
+            _ => {
+                *append = append
+                    .clone()
+                    .claim(POISONED, POISONED, stream(POISONED, 1))
+            }
+        }
+    }
+
+    async fn prepare(&mut self, size: usize) -> Batch {
+        let before = self.receipts.clone();
+        let mut batch = Batch::new();
+        for _ in 0..size {
+            batch.push(self.next(&before).await);
+        }
+        self.count("batches");
+        batch
+    }
+
+    async fn send(&self, batch: &Batch) -> Vec<Outcome> {
+        let calls = batch.iter().map(|(append, _)| {
+            let append = append.clone();
+            async { outcome(self.store.append(append).await) }
+        });
+        join_all(calls).await
+    }
+
+    async fn batch(&mut self, size: usize, what: &str) {
+        let batch = self.prepare(size).await;
+        let found = within(self.send(&batch)).await;
+        check(&batch, &found, what);
+    }
+
+    /// Another process appends between two batches.
+    async fn elsewhere(&mut self, what: &str) {
+        let (append, expected) = self.next(&self.receipts.clone()).await;
+        let found = outcome(within(self.other.append(append.clone())).await);
+        check(&vec![(append, expected)], &[found], what);
+        self.count("elsewhere");
+    }
+
+    /// An append of another process commits while the batch waits for the lock.
+    async fn overtaken(&mut self, clients: &mut Clients, size: usize, what: &str) {
+        let Clients { client, watch } = clients;
+        let (append, expected) = self.next(&self.receipts.clone()).await;
+        let batch = self.prepare(size).await;
+        self.count("overtaken");
+        run(client, "BEGIN").await;
+        let pending = within(self.other.append_in(client, append.clone())).await;
+        let waiters = until_count(watch, &self.waiters, 1);
+        // Nobody waits when no append passes the edge, or the other one did not.
+        let early = select(Box::pin(self.send(&batch)), Box::pin(waiters)).await;
+        let ending = if pending.is_ok() {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        };
+        run(client, ending).await;
+        let found = match early {
+            Either::Left((found, _)) => found,
+            Either::Right(((), sending)) => within(sending).await,
+        };
+        let first = match pending {
+            Ok(pending) => pending.committed(&self.other).await,
+            Err(error) => Err(error),
+        };
+        check(&vec![(append, expected)], &[outcome(first)], what);
+        check(&batch, &found, what);
+    }
+
+    /// Log, stream rows and claims are the same.
+    async fn compare(&self, what: &str) {
+        let (stored, expected) = (log(&self.store).await, log(&self.memory).await);
+        for (index, (stored, expected)) in stored.iter().zip(&expected).enumerate() {
+            assert_eq!(stored, expected, "{what}: position {}", index + 1);
+        }
+        assert_eq!(stored.len(), expected.len(), "{what}");
+        let rows = stream_rows(&self.store).await;
+        assert_eq!(rows, stream_rows(&self.memory).await, "{what}");
+        let claims = format!(
+            "SELECT coalesce(json_object_agg(scope || ' ' || value, category || ' ' || key), '{{}}')::text \
+             FROM {}.claim",
+            self.schema
+        );
+        let claims: String = scalar(&mut raw(&self.url).await, &claims).await;
+        let claims: BTreeMap<String, String> = serde_json::from_str(&claims).unwrap();
+        assert_eq!(claims, self.claims_in_memory().await, "{what}");
+    }
+
+    /// Who holds what, learnt by taking it.
+    async fn claims_in_memory(&self) -> BTreeMap<String, String> {
+        let values = (0..6).map(|value| ("scope", value.to_string()));
+        let mut claims = BTreeMap::new();
+        for (scope, value) in values.chain([(PROBE, "kept".to_owned())]) {
+            let taker = stream(PROBE, 3);
+            let take = Append::to(taker.clone(), ExpectedVersion::Any, [event("took")])
+                .claim(scope, &value, taker);
+            match outcome(self.memory.append(take).await) {
+                Ok(_) => {}
+                Err(StoreErrorKind::Conflict(Conflict::Claim { owner, .. })) => {
+                    let holder = format!("{} {}", owner.category(), owner.key());
+                    claims.insert(format!("{scope} {value}"), holder);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        claims
+    }
+}
+
+async fn log(store: &impl EventStore) -> Vec<Stored> {
+    let query = EventQuery::new(EventFilter::all());
+    let events = within(store.collect(query)).await.unwrap();
+    events.iter().map(Stored::of).collect()
+}
+
+fn outcome(result: Result<Appended, StoreError>) -> Outcome {
+    result.map_err(StoreError::into_kind)
+}
+
+/// The SQLSTATE with which the database refuses an append, if it does.
+fn poison(append: &Append) -> Option<&str> {
+    let mut codes = append.events().map(|event| event.name.strip_prefix(POISON));
+    let mut companions = append.companions.iter().map(Companion::claim);
+    codes.find_map(|code| code).or_else(|| {
+        companions
+            .any(|(_, value)| value == POISONED)
+            .then_some("23514")
+    })
+}
+
+#[track_caller]
+fn check(batch: &Batch, found: &[Outcome], what: &str) {
+    assert_eq!(batch.len(), found.len(), "{what}");
+    for (number, ((append, expected), found)) in batch.iter().zip(found).enumerate() {
+        let same = match (expected, found) {
+            (
+                Err(StoreErrorKind::Database { reason: code }),
+                Err(StoreErrorKind::Database { reason }),
+            ) => reason.contains(code.as_str()),
+            _ => expected == found,
+        };
+        assert!(
+            same,
+            "{what}, append {number} of {}: {append:#?}\ngave {found:?}\ninstead of {expected:?}",
+            batch.len()
+        );
+    }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Ok(_) => "stored",
+        Err(StoreErrorKind::Conflict(Conflict::Version { .. })) => "version",
+        Err(StoreErrorKind::Conflict(Conflict::Condition { .. })) => "condition",
+        Err(StoreErrorKind::Conflict(Conflict::Claim { .. })) => "claim",
+        Err(StoreErrorKind::StreamDeleted { .. }) => "deleted",
+        Err(StoreErrorKind::StreamErased { .. }) => "erased",
+        Err(StoreErrorKind::EventIdReused { .. }) => "reused",
+        Err(StoreErrorKind::Diverged { .. }) => "diverged",
+        Err(StoreErrorKind::Invalid(_)) => "invalid",
+        Err(StoreErrorKind::Database { .. }) => "poison",
+        Err(other) => panic!("unexpected {other:?}"),
+    }
+}

@@ -6,8 +6,8 @@ use std::{
 };
 
 use backstory_event::{
-    Append, Appended, EventId, FilterItem, Position, StoreErrorKind, StreamId, StreamState,
-    StreamVersion, Tag,
+    Append, AppendCondition, Appended, EventId, FilterItem, Position, StoreErrorKind, StreamId,
+    StreamState, StreamVersion, Tag,
 };
 use backstory_store_kit::{
     ClaimKey, ConditionHit, Decision, Facts, Needs, StoredEvent, StreamRow, decide,
@@ -123,7 +123,7 @@ pub(crate) async fn decide_batch(
     Ok((decision, head))
 }
 
-fn list<T>(row: &sqlx::postgres::PgRow, column: usize) -> Result<Vec<T>, sqlx::Error>
+pub(crate) fn list<T>(row: &sqlx::postgres::PgRow, column: usize) -> Result<Vec<T>, sqlx::Error>
 where
     T: serde::de::DeserializeOwned + Send + Unpin + 'static,
 {
@@ -137,14 +137,21 @@ pub(crate) fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
         conditions.map(move |(number, condition)| (append, number, condition))
     });
     conditions
-        .flat_map(|(append, number, condition)| {
-            let after = condition.after.position.get();
-            let items = condition.fail_if.items().iter();
-            let possible =
-                items.filter(|item| item.get_tags().iter().all(|tag| storable(tag.as_str())));
-            possible.map(move |item| look(append, number, after, item))
-        })
+        .flat_map(|(append, number, condition)| looks_of(append, number, condition))
         .collect()
+}
+
+/// The items of a condition that anything stored can match.
+pub(crate) fn looks_of(
+    append: usize,
+    number: usize,
+    condition: &AppendCondition,
+) -> impl Iterator<Item = Look<'_>> {
+    let after = condition.after.position.get();
+    let items = condition.fail_if.items().iter();
+    items
+        .filter(|item| item.get_tags().iter().all(|tag| storable(tag.as_str())))
+        .map(move |item| look(append, number, after, item))
 }
 
 fn look(append: usize, number: usize, after: i64, item: &FilterItem) -> Look<'_> {

@@ -1,10 +1,7 @@
 //! The fast way to store a batch: what it needs to know is taken for granted, decided on, and
 //! proved and stored by one call. A wrong guess stores nothing.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use backstory_event::{
     Append, Appended, Companion, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
@@ -211,7 +208,9 @@ impl Guess {
         };
         let mut outcomes = self.decision.outcomes;
         if shift.by != 0 {
-            outcomes.iter_mut().for_each(|outcome| shift.outcome(outcome));
+            outcomes
+                .iter_mut()
+                .for_each(|outcome| shift.outcome(outcome));
         }
         let stored = i64::try_from(self.decision.events.len()).unwrap_or(0);
         Ok(Some((outcomes, Position::new(head + stored))))

@@ -29,6 +29,7 @@
 //! (`projection`, `writes`), `backstory.postgres.projection` (`projection`). Passwords are never
 //! part of a span, an error or a `Debug` text.
 
+mod ahead;
 mod append;
 mod documents;
 mod error;
@@ -56,7 +57,7 @@ use backstory_event::{
     StreamPage, StreamQuery,
 };
 pub use backstory_store_kit::WriterOptions;
-use backstory_store_kit::{Tail, Writer};
+use backstory_store_kit::{Coalescer, CoalescerOptions, Tail, Writer};
 pub use options::{Migrations, PostgresOptions, Wake};
 use sqlx::{
     ConnectOptions, PgPool,
@@ -66,6 +67,7 @@ use tracing::Instrument;
 pub use within::Pending;
 
 use crate::{
+    ahead::AheadReader,
     error::store_error,
     read::Reader,
     schema::Schema,
@@ -90,6 +92,7 @@ struct Inner {
     writer: Writer,
     tail: Tail,
     watcher: Watcher,
+    ahead: Coalescer<AheadReader>,
     database: String,
 }
 
@@ -182,6 +185,11 @@ impl PostgresStore {
             options: options.clone(),
             tail: tail.clone(),
         });
+        let ahead = AheadReader {
+            pool: pool.clone(),
+            sql: sql.clone(),
+        };
+        let ahead = Coalescer::new(ahead, CoalescerOptions::default());
         Ok(Self(Arc::new(Inner {
             pool,
             owns_pool,
@@ -191,6 +199,7 @@ impl PostgresStore {
             writer,
             tail,
             watcher,
+            ahead,
             database,
         })))
     }
@@ -245,6 +254,10 @@ impl PostgresStore {
         &self.0.options
     }
 
+    pub(crate) fn ahead(&self) -> &Coalescer<AheadReader> {
+        &self.0.ahead
+    }
+
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
     }
@@ -281,7 +294,11 @@ impl Debug for PostgresStore {
 
 #[async_trait]
 impl EventStore for PostgresStore {
-    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+    async fn append(&self, mut append: Append) -> Result<Appended, StoreError> {
+        if !append.conditions.is_empty() {
+            self.check_open()?;
+            self.check_ahead(&mut append).await?;
+        }
         self.0.writer.append(append).await
     }
 

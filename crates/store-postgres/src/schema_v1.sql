@@ -185,6 +185,15 @@ BEGIN
           ORDER BY e.version LIMIT 1) f
         ORDER BY f.position LIMIT 1;
       RETURN;
+    ELSIF categories_ IS NULL AND names_ IS NOT NULL THEN
+      RETURN QUERY SELECT f.position, f.name, f.id
+        FROM unnest(names_) AS q(name)
+        CROSS JOIN LATERAL (
+          SELECT e.position, e.name, e.id FROM {s}.event e
+          WHERE e.name = q.name AND e.position > after_
+          ORDER BY e.name, e.position LIMIT 1) f
+        ORDER BY f.position LIMIT 1;
+      RETURN;
     END IF;
   END IF;
   -- Bounded windows keep every plan good, whatever the statistics say.

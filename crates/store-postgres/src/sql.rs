@@ -103,6 +103,20 @@ statements! {
         FROM (SELECT 1) AS one LEFT JOIN LATERAL \
           (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
 
+    // Checks conditions before they wait for the lock: the head that all answers speak of, the
+    // events at the proofs, and where each condition is hit first.
+    ahead = "SELECT coalesce(h.position, 0), h.id, \
+        (SELECT json_agg(json_build_array(t.position, t.id)) \
+          FROM unnest($1::bigint[]) AS q(position) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.position = q.position LIMIT 1) t), \
+        (SELECT json_agg(json_build_array(q.append, t.hit_position)) \
+          FROM jsonb_to_recordset($2::jsonb) AS q(append int, after bigint, names text[], \
+            categories text[], stream_categories text[], stream_keys text[], tags text[]) \
+          CROSS JOIN LATERAL {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
+            q.stream_categories, q.stream_keys, q.tags) t) \
+        FROM (SELECT 1) AS one LEFT JOIN LATERAL \
+          (SELECT e.position, e.id FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
+
     // Events and stream rows of a batch, and one notification. Tags travel as JSON, never as an
     // array literal.
     store = "WITH events AS (INSERT INTO {s}.event \

@@ -147,7 +147,8 @@ impl PostgresWriter {
         );
         let lock = raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut *connection);
         answered(lock_timeout + Duration::from_secs(3), lock).await?;
-        let (decision, before) = answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
+        let (decision, before) =
+            answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
         answered(ANSWER, store(connection, &self.sql, &decision)).await?;
         let last = decision.events.last().map(|row| row.recorded.position);
         if decision.erased.is_empty() {

@@ -7,6 +7,7 @@
 )]
 
 mod batches;
+mod conditions;
 mod conformance;
 mod crash;
 mod kit;

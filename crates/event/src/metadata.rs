@@ -68,6 +68,9 @@ impl Metadata {
     /// # Errors
     /// [`Invalid`] when it holds something that a store cannot keep.
     pub fn to_payload(&self) -> Result<Payload, Invalid> {
+        if *self == Self::default() {
+            return Ok(Payload::empty());
+        }
         Payload::encode(self)
             .map_err(|invalid| Invalid::new("metadata", "", invalid.reason().to_owned()))
     }

@@ -1,168 +1,16 @@
 //! The rules of an append, pure: a batch equals its appends one after another.
 //!
-//! A store reads the [`Facts`] that a batch [`Needs`] under its lock, lets [`decide`] decide, and
+//! A store reads the [`Facts`] that a batch [`Needs`](crate::Needs) under its lock, lets [`decide`] decide, and
 //! writes the [`Decision`] in the same transaction.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-
 use backstory_event::{
-    Append, AppendCondition, Appended, Checkpoint, Companion, Conflict, EventId, Lifecycle,
-    Metadata, NewEvent, Payload, Position, Recorded, RecordedEvent, StoreErrorKind, StreamId,
-    StreamInfo, StreamPart, StreamState, StreamVersion, Tag, TagChange,
+    Append, AppendCondition, Appended, Checkpoint, Companion, Conflict, Lifecycle, Metadata,
+    NewEvent, Payload, Position, Recorded, RecordedEvent, StoreErrorKind, StreamId, StreamPart,
+    StreamState, StreamVersion, Tag, TagChange,
 };
 use chrono::{DateTime, Utc};
 
-/// Scope and value of a unique claim.
-pub type ClaimKey = (String, String);
-
-/// What a store has to look up before it can decide a batch.
-#[derive(Debug, Default, Clone)]
-pub struct Needs {
-    /// The rows of these streams.
-    pub streams: HashSet<StreamId>,
-    /// Whether events with these ids are stored.
-    pub event_ids: HashSet<EventId>,
-    /// Who holds these values.
-    pub claims: HashSet<ClaimKey>,
-    /// The events at these positions: proofs of conditions.
-    pub proofs: HashSet<Position>,
-}
-
-impl Needs {
-    /// What these appends need. Their conditions are looked up one by one, see [`Facts::hits`].
-    pub fn of<'a>(appends: impl IntoIterator<Item = &'a Append>) -> Self {
-        let mut needs = Self::default();
-        for append in appends {
-            needs
-                .streams
-                .extend(append.parts.iter().map(|part| part.stream.clone()));
-            needs
-                .event_ids
-                .extend(append.events().map(|event| event.id));
-            needs
-                .claims
-                .extend(append.companions.iter().map(|companion| claim(companion).0));
-            let proofs = append.conditions.iter().map(|condition| condition.after);
-            needs.proofs.extend(
-                proofs
-                    .filter(|proof| !proof.event_id.is_nil())
-                    .map(|proof| proof.position),
-            );
-        }
-        needs
-    }
-}
-
-/// A stream as its store keeps it beside the log.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StreamRow {
-    /// How many events it has.
-    pub version: StreamVersion,
-    /// Live, deleted or erased.
-    pub state: StreamState,
-    /// Its tags, in byte order.
-    pub tags: Vec<Tag>,
-    /// Where its first event is.
-    pub first_position: Position,
-    /// Where its last event is.
-    pub last_position: Position,
-}
-
-impl StreamRow {
-    fn empty() -> Self {
-        Self {
-            version: StreamVersion::EMPTY,
-            state: StreamState::Live,
-            tags: Vec::new(),
-            first_position: Position::START,
-            last_position: Position::START,
-        }
-    }
-
-    /// The row as readers see it.
-    pub fn info(&self, stream: StreamId) -> StreamInfo {
-        StreamInfo {
-            stream,
-            version: self.version,
-            state: self.state,
-            tags: self.tags.clone(),
-            first_position: self.first_position,
-            last_position: self.last_position,
-        }
-    }
-}
-
-/// An event that is already stored under an id of the batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredEvent {
-    /// Where.
-    pub position: Position,
-    /// Its stream.
-    pub stream: StreamId,
-    /// Its number within the stream.
-    pub version: StreamVersion,
-    /// Its name.
-    pub name: String,
-}
-
-/// The first event that a condition excludes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ConditionHit {
-    /// Where.
-    pub position: Position,
-    /// Its name.
-    pub name: String,
-    /// Its id.
-    pub event_id: EventId,
-}
-
-/// What is stored, as far as a batch needs it, read under the store's lock.
-#[derive(Debug, Default, Clone)]
-pub struct Facts {
-    /// The newest position.
-    pub head: Position,
-    /// When the newest event was recorded.
-    pub recorded_at: Option<DateTime<Utc>>,
-    /// The streams that exist, of those needed.
-    pub streams: HashMap<StreamId, StreamRow>,
-    /// The events that exist, of those needed.
-    pub events: HashMap<EventId, StoredEvent>,
-    /// The claims that are held, of those needed.
-    pub claims: HashMap<ClaimKey, StreamId>,
-    /// The ids of the events at the needed positions.
-    pub proofs: HashMap<Position, EventId>,
-    /// Per append and condition, the first stored event that it excludes. Keys that are missing
-    /// mean none.
-    pub hits: HashMap<(usize, usize), ConditionHit>,
-}
-
-/// An event to insert.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EventRow {
-    /// Its columns.
-    pub recorded: Recorded,
-    /// Its metadata as JSON.
-    pub metadata: Payload,
-}
-
-/// What to write for a batch, and what to answer to each append.
-#[derive(Debug, Default)]
-pub struct Decision {
-    /// The answers, in the order of the appends.
-    pub outcomes: Vec<Result<Appended, StoreErrorKind>>,
-    /// Events to insert, in the order of positions. Those of streams that the same batch erases
-    /// are erased already.
-    pub events: Vec<EventRow>,
-    /// Stream rows to insert or replace.
-    pub streams: BTreeMap<StreamId, StreamRow>,
-    /// Claims to set (`Some`) or remove (`None`).
-    pub claims: BTreeMap<ClaimKey, Option<StreamId>>,
-    /// Streams whose stored events, snapshots, owned documents and claims go, with the time.
-    /// Apply this before `claims`.
-    pub erased: Vec<StreamId>,
-    /// When the batch was recorded.
-    pub recorded_at: DateTime<Utc>,
-}
+use crate::facts::{ConditionHit, Decision, EventRow, Facts, StoredEvent, StreamRow, claim};
 
 /// Decides a batch. The result is that of its appends one after another.
 pub fn decide<'a>(
@@ -189,7 +37,7 @@ pub fn decide<'a>(
 struct Ledger {
     facts: Facts,
     decision: Decision,
-    // The events of the batch, for conditions of later appends.
+    // The events of the batch as far as a condition has looked at them.
     recorded: Vec<RecordedEvent>,
 }
 
@@ -240,7 +88,7 @@ impl Ledger {
                     return reused(known.id);
                 };
                 let follows = previous.is_none_or(|position| position.next() == stored.position);
-                if stored.stream != part.stream || stored.name != event.name || !follows {
+                if stored.stream != part.stream || *stored.name != *event.name || !follows {
                     return reused(event.id);
                 }
                 previous = Some(stored.position);
@@ -288,7 +136,7 @@ impl Ledger {
     }
 
     fn check_condition(
-        &self,
+        &mut self,
         append: usize,
         index: usize,
         condition: &AppendCondition,
@@ -311,8 +159,11 @@ impl Ledger {
             )
             .into());
         }
-        let stored = self.facts.hits.get(&(append, index)).cloned();
-        let hit = stored.or_else(|| {
+        let hit = self.facts.hits.get(&(append, index)).cloned();
+        let hit = hit.or_else(|| {
+            let news = self.decision.events.iter().skip(self.recorded.len());
+            self.recorded
+                .extend(news.map(|row| RecordedEvent::new(row.recorded.clone())));
             let event = self
                 .recorded
                 .iter()
@@ -375,12 +226,11 @@ impl Ledger {
                     position,
                     stream: stream.clone(),
                     version,
-                    name: event.name.clone(),
+                    name: row.recorded.name.clone(),
                 },
             );
             self.facts.proofs.insert(position, event.id);
             self.touch_stream(&stream, position, version, event);
-            self.recorded.push(RecordedEvent::new(row.recorded.clone()));
             self.decision.events.push(row);
         }
         for companion in &append.companions {
@@ -426,11 +276,13 @@ impl Ledger {
 
     fn erase(&mut self, stream: &StreamId) {
         let erased_at = self.decision.recorded_at;
-        for (row, recorded) in self.decision.events.iter_mut().zip(&mut self.recorded) {
+        for (index, row) in self.decision.events.iter_mut().enumerate() {
             if row.recorded.stream == *stream && row.recorded.erased_at.is_none() {
                 scrub(&mut row.recorded, erased_at);
                 row.metadata = Payload::empty();
-                *recorded = RecordedEvent::new(row.recorded.clone());
+                if let Some(seen) = self.recorded.get_mut(index) {
+                    *seen = RecordedEvent::new(row.recorded.clone());
+                }
             }
         }
         self.facts.claims.retain(|_, owner| owner != stream);
@@ -474,11 +326,6 @@ fn change_tags(tags: &mut Vec<Tag>, payload: &Payload) {
     tags.dedup();
 }
 
-fn claim(companion: &Companion) -> (ClaimKey, &StreamId) {
-    let (scope, value) = companion.claim();
-    ((scope.to_owned(), value.to_owned()), companion.owner())
-}
-
 fn event_row(
     event: &NewEvent,
     stream: &StreamId,
@@ -487,9 +334,13 @@ fn event_row(
     recorded_at: DateTime<Utc>,
 ) -> Result<EventRow, StoreErrorKind> {
     let metadata = event.metadata.to_payload()?;
-    let stored = metadata.decode().map_err(|error| {
-        backstory_event::Invalid::new("metadata", metadata.as_str(), error.to_string())
-    })?;
+    let stored = if event.metadata == Metadata::default() {
+        Metadata::default()
+    } else {
+        metadata.decode().map_err(|error| {
+            backstory_event::Invalid::new("metadata", metadata.as_str(), error.to_string())
+        })?
+    };
     let mut tags = event.tags.clone();
     tags.sort();
     tags.dedup();

@@ -3,15 +3,15 @@
 //! counterpart for small reads ([`Coalescer`]) and the wake-up of readers ([`Tail`]).
 
 mod coalescer;
+mod facts;
 mod ledger;
 mod scan;
 mod tail;
 mod writer;
 
 pub use coalescer::{BatchReader, Coalescer, CoalescerOptions};
-pub use ledger::{
-    ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, decide, scrub,
-};
+pub use facts::{ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow};
+pub use ledger::{decide, scrub};
 pub use scan::Scan;
 pub use tail::Tail;
 pub use writer::{BatchWriter, WriteFailure, Writer, WriterOptions};

@@ -76,7 +76,7 @@ impl Log {
                 position: event.position(),
                 stream: event.stream().clone(),
                 version: event.version(),
-                name: event.name().to_owned(),
+                name: event.name().into(),
             };
             Some((id, stored))
         };
@@ -117,7 +117,7 @@ impl Log {
             .find(|event| filter.matches(event))?;
         Some(ConditionHit {
             position: event.position(),
-            name: event.name().to_owned(),
+            name: event.name().into(),
             event_id: event.id(),
         })
     }

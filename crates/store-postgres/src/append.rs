@@ -23,7 +23,7 @@ use crate::sql::Statements;
 pub(crate) type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
 
 type StreamFact = (usize, i64, StreamState, Vec<String>, i64, i64);
-type EventFact = (usize, i64, String, String, i64, String);
+type EventFact = (usize, i64, String, String, i64, Arc<str>);
 type ClaimFact = (usize, String, String);
 type ProofFact = (i64, Uuid);
 type HitFact = (usize, usize, i64, String, Uuid);

@@ -171,7 +171,7 @@ async fn facts(connection: &mut SqliteConnection, needs: &Needs) -> Result<Facts
             .into_iter()
             .map(FoundStream::row)
             .collect::<Result<_, _>>()?,
-        events: column::<(Uuid, Position, String, String, StreamVersion, String)>(&row, 2)?
+        events: column::<(Uuid, Position, String, String, StreamVersion, Arc<str>)>(&row, 2)?
             .into_iter()
             .map(|(id, position, category, key, version, name)| {
                 let stream = StreamId::stored(category, key);

@@ -1,13 +1,15 @@
-use std::net::{Ipv4Addr, TcpListener};
+use std::ffi::OsString;
+use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::binaries;
 use crate::database::TestDatabase;
-use crate::supervisor::{Signal, Supervisor, random};
+use crate::supervisor::{Program, Signal, Supervisor, start_on_free_port};
 
-/// Below the ports that systems give to outgoing connections, so that a restart finds its port free again.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const INITDB: &str = r#""$1/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync"#;
+const POSTGRES: &str = r#"binaries=$1; shift; exec "$binaries/postgres" -D data -p "$port" "$@""#;
 
 /// For speed: the data only has to outlive the server, not the machine. May be overridden.
 const SETTINGS: &[(&str, &str)] = &[
@@ -69,7 +71,20 @@ impl TestCluster {
             .map(owned)
             .chain(settings.iter().cloned())
             .collect();
-        let mut supervisor = ok(Supervisor::new(&settings, on_disk));
+        let mut arguments: Vec<OsString> = vec![ok(binaries::find()).into()];
+        for (name, value) in settings {
+            arguments.push("-c".into());
+            arguments.push(format!("{name}={value}").into());
+        }
+        let mut supervisor = ok(Supervisor::new(Program {
+            name: "postgres",
+            prepare: INITDB,
+            serve: POSTGRES,
+            end: "QUIT",
+            arguments,
+            on_disk,
+            is_ready,
+        }));
         let port = ok(start_on_free_port(&mut supervisor));
         let directory = supervisor.directory().to_owned();
         Self {
@@ -151,36 +166,27 @@ impl TestCluster {
     }
 }
 
-fn start_on_free_port(supervisor: &mut Supervisor) -> Result<u16, String> {
-    let mut result = Err("no free port on 127.0.0.1".to_owned());
-    for _ in 0..20 {
-        let port = PORTS.start + (random() % PORTS.len() as u64) as u16;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
-            continue;
-        }
-        // Another process may have taken it since.
-        result = supervisor.start(port).map(|()| port);
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
+/// The file of a killed server stays behind, so the process id has to be the right one too.
+fn is_ready(directory: &Path, pid: &str) -> bool {
+    let file = fs::read_to_string(directory.join("data/postmaster.pid")).unwrap_or_default();
+    let mut lines = file.lines().map(str::trim);
+    lines.next() == Some(pid) && lines.nth(6) == Some("ready")
 }
 
 fn owned((name, value): &(&str, &str)) -> (String, String) {
     ((*name).to_owned(), (*value).to_owned())
 }
 
-fn lock(supervisor: &Mutex<Supervisor>) -> MutexGuard<'_, Supervisor> {
+pub(crate) fn lock(supervisor: &Mutex<Supervisor>) -> MutexGuard<'_, Supervisor> {
     supervisor.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ok<T>(result: Result<T, String>) -> T {
+pub(crate) fn ok<T>(result: Result<T, String>) -> T {
     result.unwrap_or_else(|message| panic!("{message}"))
 }
 
 /// Runs what blocks beside the async runtime; its panic becomes the caller's.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => resume_unwind(error.into_panic()),

@@ -6,7 +6,8 @@
 //!
 //! With `TEST_DATABASE_URL` set, databases are made on that server instead; its user needs the right to create them.
 //! Otherwise server binaries are taken from the first of: the folder `PG_BIN`, `pg_config --bindir`, the newest
-//! `/usr/lib/postgresql/*/bin`, `PATH`. Nothing is ever skipped: whatever is missing panics with what to do about it.
+//! `/usr/lib/postgresql/*/bin`, `PATH`. [`TestPooler`] is a PgBouncer in front of a cluster; its program is `PGBOUNCER`, or
+//! the first in `PATH` and the usual folders. Nothing is ever skipped: whatever is missing panics with what to do about it.
 
 #![allow(
     clippy::panic,
@@ -16,7 +17,9 @@
 mod binaries;
 mod cluster;
 mod database;
+mod pooler;
 mod supervisor;
 
 pub use cluster::TestCluster;
 pub use database::TestDatabase;
+pub use pooler::TestPooler;

@@ -1,8 +1,10 @@
-//! The shell process that holds a cluster, see `supervisor.sh`.
+//! The shell process that holds a server, see `supervisor.sh`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,8 +12,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::binaries;
-
+/// Below the ports that systems give to outgoing connections, so that a restart finds its port free again.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -20,10 +22,29 @@ const SHARED_MEMORY_KIB: u64 = 1024 * 1024;
 /// A signal that ends the server.
 #[derive(Clone, Copy)]
 pub(crate) enum Signal {
-    /// Fast shutdown: aborts what runs, writes a checkpoint, exits.
+    /// Fast shutdown of Postgres: aborts what runs, writes a checkpoint, exits.
     Interrupt,
+    /// Fast shutdown of PgBouncer.
+    Terminate,
     /// The server gets no chance to do anything.
     Kill,
+}
+
+/// What is to be held.
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    /// Shell text that fills the current directory.
+    pub(crate) prepare: &'static str,
+    /// Shell text that `exec`s the server on `$port`.
+    pub(crate) serve: &'static str,
+    /// The signal that ends it with the process.
+    pub(crate) end: &'static str,
+    /// What both find in `$@`.
+    pub(crate) arguments: Vec<OsString>,
+    /// True when the data must not lie in memory.
+    pub(crate) on_disk: bool,
+    /// Whether the server in a directory with this process id accepts connections.
+    pub(crate) is_ready: fn(&Path, &str) -> bool,
 }
 
 /// Dropping it removes the server and its directory.
@@ -32,28 +53,30 @@ pub(crate) struct Supervisor {
     answers: Receiver<String>,
     directory: PathBuf,
     server: Option<u32>,
+    name: &'static str,
+    is_ready: fn(&Path, &str) -> bool,
 }
 
 impl Supervisor {
-    /// Makes a new cluster, not yet started, with these server settings.
-    pub(crate) fn new(settings: &[(String, String)], on_disk: bool) -> Result<Self, String> {
-        let binaries = binaries::find()?;
+    /// Makes a new directory for a server that is not yet started.
+    pub(crate) fn new(program: Program) -> Result<Self, String> {
         let name = format!(
-            "backstory-postgres-{}-{:016x}",
+            "backstory-{}-{}-{:016x}",
+            program.name,
             std::process::id(),
             random()
         );
-        let directory = parent_directory(on_disk).join(name);
+        let directory = parent_directory(program.on_disk).join(name);
         let mut command = Command::new("sh");
         command
             .arg("-c")
             .arg(include_str!("supervisor.sh"))
-            .arg("throwaway-postgres")
+            .arg(format!("throwaway-{}", program.name))
             .arg(&directory)
-            .arg(binaries);
-        for (name, value) in settings {
-            command.arg("-c").arg(format!("{name}={value}"));
-        }
+            .arg(program.prepare)
+            .arg(program.serve)
+            .arg(program.end)
+            .args(program.arguments);
         if let Some((user, group)) = unprivileged_user()? {
             command.uid(user).gid(group);
         }
@@ -65,17 +88,19 @@ impl Supervisor {
             .stdout(Stdio::piped());
         let mut child = command
             .spawn()
-            .map_err(|error| format!("cannot start sh to hold Postgres: {error}"))?;
+            .map_err(|error| format!("cannot start sh to hold {}: {error}", program.name))?;
         let orders = child.stdin.take().ok_or("sh has no stdin")?;
         let supervisor = Self {
             orders,
             answers: read_answers(child)?,
             directory,
             server: None,
+            name: program.name,
+            is_ready: program.is_ready,
         };
         match supervisor.answer(Instant::now() + DEADLINE) {
             Ok(answer) if answer == "initialised" => Ok(supervisor),
-            _ => Err(supervisor.failed("initdb failed")),
+            _ => Err(supervisor.failed("its directory could not be filled")),
         }
     }
 
@@ -96,10 +121,10 @@ impl Supervisor {
         let pid = answer
             .strip_prefix("started ")
             .ok_or_else(|| format!("unexpected answer {answer:?}"))?;
-        while !self.is_ready(pid) {
+        while !(self.is_ready)(&self.directory, pid) {
             match self.answers.recv_timeout(POLL) {
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-                _ => return Err(self.failed(&format!("Postgres did not start on port {port}"))),
+                _ => return Err(self.failed(&format!("it did not start on port {port}"))),
             }
         }
         self.server = pid.parse().ok();
@@ -113,32 +138,25 @@ impl Supervisor {
         }
         self.order(match signal {
             Signal::Interrupt => "INT",
+            Signal::Terminate => "TERM",
             Signal::Kill => "KILL",
         })?;
         match self.answer(Instant::now() + DEADLINE) {
             Ok(answer) if answer == "gone" => Ok(()),
-            _ => Err(self.failed("Postgres did not end")),
+            _ => Err(self.failed("it did not end")),
         }
     }
 
     fn order(&mut self, order: &str) -> Result<(), String> {
         writeln!(self.orders, "{order}")
-            .map_err(|error| format!("the supervisor of Postgres is gone: {error}"))
+            .map_err(|error| format!("the supervisor of {} is gone: {error}", self.name))
     }
 
     fn answer(&self, deadline: Instant) -> Result<String, String> {
         let wait = deadline.saturating_duration_since(Instant::now());
         self.answers
             .recv_timeout(wait)
-            .map_err(|error| format!("no answer from the supervisor of Postgres: {error}"))
-    }
-
-    /// The file of a killed server stays behind, so the process id has to be the right one too.
-    fn is_ready(&self, pid: &str) -> bool {
-        let file =
-            fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
-        let mut lines = file.lines().map(str::trim);
-        lines.next() == Some(pid) && lines.nth(6) == Some("ready")
+            .map_err(|error| format!("no answer from the supervisor of {}: {error}", self.name))
     }
 
     fn failed(&self, what: &str) -> String {
@@ -147,7 +165,11 @@ impl Supervisor {
             fs::read_to_string(&path).unwrap_or_else(|error| format!("cannot read it: {error}"));
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(20)..].join("\n");
-        format!("{what}; the end of {}:\n{tail}", path.display())
+        format!(
+            "{}: {what}; the end of {}:\n{tail}",
+            self.name,
+            path.display()
+        )
     }
 }
 
@@ -164,7 +186,7 @@ fn read_answers(mut child: Child) -> Result<Receiver<String>, String> {
     Ok(receiver)
 }
 
-/// Postgres refuses to run as root: the user and group it runs as then.
+/// The servers refuse to run as root: the user and group they run as then.
 fn unprivileged_user() -> Result<Option<(u32, u32)>, String> {
     if id(&["-u"]) != Some(0) {
         return Ok(None);
@@ -186,6 +208,23 @@ fn id(arguments: &[&str]) -> Option<u32> {
         .output()
         .ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+/// Starts a server on a port that nobody uses.
+pub(crate) fn start_on_free_port(supervisor: &mut Supervisor) -> Result<u16, String> {
+    let mut result = Err("no free port on 127.0.0.1".to_owned());
+    for _ in 0..20 {
+        let port = PORTS.start + (random() % PORTS.len() as u64) as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
+            continue;
+        }
+        // Another process may have taken it since.
+        result = supervisor.start(port).map(|()| port);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// Memory if there is enough of it.
@@ -213,6 +252,6 @@ fn free_kib(path: &str) -> Option<u64> {
         .ok()
 }
 
-pub(crate) fn random() -> u64 {
+fn random() -> u64 {
     RandomState::new().hash_one(())
 }

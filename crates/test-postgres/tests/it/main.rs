@@ -5,13 +5,15 @@
     reason = "helpers of tests are not in a test function"
 )]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use backstory_test_postgres::{TestCluster, TestDatabase};
-use sqlx::{Connection, PgConnection};
+use backstory_test_postgres::{TestCluster, TestDatabase, TestPooler};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
 
 #[tokio::test]
 async fn databases_do_not_see_each_other() {
@@ -123,6 +125,44 @@ async fn a_child_of_a_killed_process_does_not_keep_the_server_alive() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_pooler_shares_two_connections_and_comes_back_on_its_port() {
+    let cluster = TestCluster::start().await;
+    let database = cluster.create_database().await;
+    let pooler = TestPooler::start(&cluster).await;
+    let url = pooler.url(database.url());
+    let options = url.parse::<PgConnectOptions>().unwrap();
+    let options = options.extra_float_digits(None);
+    let mut clients = Vec::new();
+    let mut backends = BTreeSet::new();
+    for _ in 0..5 {
+        clients.push(PgConnection::connect_with(&options).await.unwrap());
+    }
+    for client in &mut clients {
+        backends.insert(backend(client).await);
+    }
+    assert!(backends.len() <= 2, "{backends:?}");
+
+    pooler.kill9().await;
+    assert!(PgConnection::connect_with(&options).await.is_err());
+    pooler.restart().await;
+    pooler.restart().await;
+    let mut client = PgConnection::connect_with(&options).await.unwrap();
+    backend(&mut client).await;
+    drop(pooler);
+    let deadline = deadline();
+    while PgConnection::connect_with(&options).await.is_ok() {
+        assert!(Instant::now() < deadline, "the pooler is still there");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The process at the server.
+async fn backend(connection: &mut PgConnection) -> i32 {
+    let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection);
+    row.await.unwrap().get(0)
 }
 
 /// Another process with a cluster of its own.

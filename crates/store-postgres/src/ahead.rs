@@ -12,7 +12,7 @@ use backstory_event::{
 };
 use backstory_store_kit::BatchReader;
 use futures::future::join_all;
-use sqlx::{Error, PgPool, Row, types::Json};
+use sqlx::{Error, Row, types::Json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use crate::{
     PostgresStore,
     append::{column, list, looks_of},
     error::store_error,
-    session::{Lease, retry},
+    session::{Lease, Pool, retry},
     sql::Statements,
 };
 
@@ -29,7 +29,7 @@ const NEAR: i64 = 64;
 
 /// Answers where conditions have to be checked from.
 pub(crate) struct AheadReader {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     pub(crate) sql: Arc<Statements>,
 }
 
@@ -73,7 +73,7 @@ impl AheadReader {
             .bind(Json(looks))
             .fetch_one(&mut *lease)
             .await;
-        let row = lease.done_with(found)?;
+        let row = lease.done_with(found).await?;
         let head = Position::new(row.try_get(0)?);
         let Some(head_id) = row.try_get::<Option<Uuid>, _>(1)? else {
             return Ok(column(conditions, |condition| condition.after));
@@ -111,7 +111,7 @@ impl BatchReader for AheadReader {
 
     async fn one(&self, condition: &AppendCondition) -> Result<Checkpoint, Error> {
         let conditions = [condition];
-        let found = retry(|| Box::pin(self.look(&conditions))).await?;
+        let found = retry(&self.pool, || Box::pin(self.look(&conditions))).await?;
         Ok(found.first().copied().unwrap_or(condition.after))
     }
 

@@ -53,7 +53,9 @@ pub(crate) async fn decide_batch(
     let claims: Vec<ClaimKey> = needs.claims.into_iter().collect();
     let looks = looks(appends);
 
-    let row = sqlx::query(sql.facts.text())
+    let row = sql
+        .facts
+        .query()
         .bind(column(&streams, StreamId::category))
         .bind(column(&streams, StreamId::key))
         .bind(column(&ids, |id| id.as_uuid()))
@@ -195,7 +197,8 @@ pub(crate) async fn store(
     }
     if !decision.erased.is_empty() {
         let erased = &decision.erased;
-        sqlx::query(sql.erase.text())
+        sql.erase
+            .query()
             .bind(column(erased, StreamId::category))
             .bind(column(erased, StreamId::key))
             .execute(&mut *connection)
@@ -212,7 +215,8 @@ async fn store_events(
     let events = &decision.events;
     let (ids, rows) = (decision.streams.keys(), decision.streams.values());
     let last = events.last().map_or(0, |row| row.recorded.position.get());
-    sqlx::query(sql.store.text())
+    sql.store
+        .query()
         .bind(column(events, |row| row.recorded.position.get()))
         .bind(column(events, |row| row.recorded.stream.category()))
         .bind(column(events, |row| row.recorded.stream.key()))
@@ -254,7 +258,8 @@ async fn store_claims(
         }
     }
     if !taken.is_empty() {
-        sqlx::query(sql.take_claims.text())
+        sql.take_claims
+            .query()
             .bind(column(&taken, |((scope, _), _)| scope.as_str()))
             .bind(column(&taken, |((_, value), _)| value.as_str()))
             .bind(column(&taken, |(_, owner)| owner.category()))
@@ -263,7 +268,8 @@ async fn store_claims(
             .await?;
     }
     if !released.is_empty() {
-        sqlx::query(sql.release_claims.text())
+        sql.release_claims
+            .query()
             .bind(column(&released, |(scope, _)| scope.as_str()))
             .bind(column(&released, |(_, value)| value.as_str()))
             .execute(connection)

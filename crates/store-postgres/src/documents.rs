@@ -144,7 +144,7 @@ impl PostgresStore {
             .bind(column(keys, |key| key.key.as_str()))
             .fetch_all(&mut *lease)
             .await;
-        let rows = lease.done_with(rows)?;
+        let rows = lease.done_with(rows).await?;
         let mut found = vec![None; keys.len()];
         for row in rows {
             let number: i64 = row.try_get(0)?;
@@ -161,7 +161,8 @@ impl PostgresStore {
         let mut sql = list_statement(self.schema(), list);
         let mut lease = Lease::of(self.pool()).await?;
         let rows = sql.build().fetch_all(&mut *lease).await;
-        lease.done_with(rows)?.iter().map(document_row).collect()
+        let rows = lease.done_with(rows).await?;
+        rows.iter().map(document_row).collect()
     }
 
     async fn commit_writes(
@@ -282,14 +283,14 @@ impl DocumentStore for PostgresStore {
         keys: &[DocumentKey],
     ) -> Result<Vec<Option<Payload>>, StoreError> {
         self.check_open()?;
-        retry(|| Box::pin(self.documents(keys)))
+        retry(self.pool(), || Box::pin(self.documents(keys)))
             .await
             .map_err(store_error)
     }
 
     async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
         self.check_open()?;
-        retry(|| Box::pin(self.document_page(list)))
+        retry(self.pool(), || Box::pin(self.document_page(list)))
             .await
             .map_err(store_error)
     }

@@ -20,8 +20,11 @@ fn postgres(error: &Error) -> Option<&PgDatabaseError> {
 /// True when the server ended or never had the connection, so that it cannot be used again.
 pub(crate) fn breaks_connection(error: &Error) -> bool {
     match error {
-        Error::Database(_) => postgres(error)
-            .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)),
+        // Poolers end connections by errors of class 08 without saying that they are fatal.
+        Error::Database(_) => postgres(error).is_none_or(|error| {
+            error.code().starts_with("08")
+                || matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+        }),
         Error::ColumnDecode { .. } | Error::Decode(_) | Error::RowNotFound => false,
         _ => true,
     }

@@ -35,6 +35,7 @@ mod documents;
 mod error;
 mod guess;
 mod options;
+mod pooler;
 mod projections;
 mod read;
 mod schema;
@@ -58,10 +59,11 @@ use backstory_event::{
 };
 pub use backstory_store_kit::WriterOptions;
 use backstory_store_kit::{Coalescer, CoalescerOptions, Tail, Writer};
-pub use options::{Migrations, PostgresOptions, Wake};
+pub use options::{Migrations, Pooler, PostgresOptions, Wake};
 use sqlx::{
-    ConnectOptions, PgPool,
+    AssertSqlSafe, ConnectOptions, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
+    raw_sql,
 };
 use tracing::Instrument;
 pub use within::Pending;
@@ -71,7 +73,7 @@ use crate::{
     error::store_error,
     read::Reader,
     schema::Schema,
-    session::{Session, retry},
+    session::{Pool, Session, retry},
     sql::Statements,
     tail::{Watch, Watcher},
     writer::PostgresWriter,
@@ -84,7 +86,7 @@ use crate::{
 pub struct PostgresStore(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pool: Pool,
     owns_pool: bool,
     schema: Schema,
     sql: Arc<Statements>,
@@ -112,13 +114,21 @@ impl PostgresStore {
     /// # Errors
     /// As [`PostgresStore::connect`].
     pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
-        let connect = quiet(parse(url)?);
+        let connect = options.pooler.adapt(quiet(parse(url)?));
+        let pooler = options.pooler;
         let pool = PgPoolOptions::new()
             .max_connections(options.readers)
             .acquire_timeout(options.connect_timeout)
             // Reads find dead connections out by themselves.
             .test_before_acquire(false)
-            .after_connect(|connection, _| Box::pin(session::prepare(connection)))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    match pooler {
+                        Pooler::None => session::prepare(connection).await,
+                        Pooler::Transaction => Ok(()),
+                    }
+                })
+            })
             .connect_lazy_with(connect.clone());
         Self::open(pool, connect, true, options).await
     }
@@ -141,6 +151,7 @@ impl PostgresStore {
     /// As [`PostgresStore::connect`].
     pub async fn with_pool_and(pool: PgPool, options: PostgresOptions) -> Result<Self, StoreError> {
         let connect = quiet((*pool.connect_options()).clone());
+        let connect = options.pooler.adapt(connect);
         Self::open(pool, connect, false, options).await
     }
 
@@ -151,16 +162,18 @@ impl PostgresStore {
         options: PostgresOptions,
     ) -> Result<Self, StoreError> {
         let schema = Schema::new(&options.schema)?;
-        let sql = Arc::new(Statements::new(&schema));
-        let mut session = Session::open(&connect, options.connect_timeout)
+        let sql = Arc::new(Statements::new(&schema, !options.pooler.is_used()));
+        let pool = Pool::new(pool, &options);
+        let mut session = Session::open_first(&connect, &options)
             .await
             .map_err(store_error)?;
         schema
             .prepare(&mut session.connection, options.migrations)
             .await?;
-        let head = sqlx::query_scalar(sql.head.text())
+        let head = raw_sql(AssertSqlSafe(sql.head.as_str()))
             .fetch_one(&mut session.connection)
             .await
+            .and_then(|row| row.try_get(0))
             .map_err(store_error)?;
         let tail = Tail::new(Position::new(head));
         let database = format!(
@@ -221,7 +234,7 @@ impl PostgresStore {
         Ok(Schema::new(schema)?.grants(role))
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.0.pool
     }
 
@@ -231,7 +244,7 @@ impl PostgresStore {
         self.0.writer.close().await;
         self.0.watcher.close();
         if self.0.owns_pool {
-            self.0.pool.close().await;
+            self.0.pool.connections.close().await;
         }
     }
 
@@ -317,9 +330,11 @@ impl EventStore for PostgresStore {
 
     async fn streams(&self, query: &StreamQuery) -> Result<StreamPage, StoreError> {
         self.check_open()?;
-        retry(|| Box::pin(streams::list(self.pool(), self.schema(), query)))
-            .await
-            .map_err(store_error)
+        retry(self.pool(), || {
+            Box::pin(streams::list(self.pool(), self.schema(), query))
+        })
+        .await
+        .map_err(store_error)
     }
 
     async fn changed(&self, after: Position) -> Result<Position, StoreError> {

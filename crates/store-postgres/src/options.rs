@@ -28,6 +28,18 @@ pub enum Wake {
     Off,
 }
 
+/// What stands between the program and the server.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Pooler {
+    /// Nothing, or a pooler in session mode.
+    #[default]
+    None,
+    /// A pooler in transaction mode, such as PgBouncer from 1.18 on. See [the
+    /// page of the crate](crate#behind-a-pooler) for what to set and what is lost.
+    Transaction,
+}
+
 /// Options of a [`PostgresStore`](crate::PostgresStore).
 ///
 /// ```
@@ -42,6 +54,8 @@ pub struct PostgresOptions {
     pub(crate) schema: String,
     pub(crate) migrations: Migrations,
     pub(crate) wake: Wake,
+    pub(crate) pooler: Pooler,
+    pub(crate) retry: Duration,
     pub(crate) poll: Duration,
     pub(crate) readers: u32,
     pub(crate) page: usize,
@@ -59,6 +73,8 @@ impl Default for PostgresOptions {
             schema: "backstory".to_owned(),
             migrations: Migrations::default(),
             wake: Wake::default(),
+            pooler: Pooler::default(),
+            retry: Duration::from_secs(5),
             poll: Duration::from_secs(1),
             readers: 8,
             page: 1_000,
@@ -92,6 +108,24 @@ impl PostgresOptions {
     #[must_use]
     pub fn with_wake(mut self, wake: Wake) -> Self {
         self.wake = wake;
+        self
+    }
+
+    /// What stands before the server; [`Pooler::None`] by default. [`Pooler::Transaction`] implies
+    /// [`Wake::Off`].
+    #[must_use]
+    pub fn with_pooler(mut self, pooler: Pooler) -> Self {
+        self.pooler = pooler;
+        self
+    }
+
+    /// How long reads, the begin of a projection's batch and the first connection are tried again
+    /// after an error that time heals: a restart, a failover, too many connections, a deadlock.
+    /// 5 seconds by default; at zero only dead connections are replaced. Appends have their
+    /// [deadline](Self::with_deadline).
+    #[must_use]
+    pub fn with_retry(mut self, limit: Duration) -> Self {
+        self.retry = limit;
         self
     }
 

@@ -5,18 +5,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{Checkpoints, CommitError, Host, Progress, Step, Target, Unit};
-use sqlx::{
-    AssertSqlSafe, Error, PgConnection, PgPool, Row, SqlSafeStr,
-    postgres::{PgRow, PgTransactionManager},
-};
-use sqlx_core::transaction::TransactionManager;
+use sqlx::{Error, PgConnection, Row, postgres::PgRow};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     PostgresStore,
     error::store_error,
-    session::{Lease, retry},
+    session::{Lease, Pool, retry},
     sql::Statements,
 };
 
@@ -29,32 +25,23 @@ pub(crate) struct Work {
 
 impl Work {
     /// `idle` is after how long the server ends a client that does nothing in it.
-    pub(crate) async fn begin(pool: &PgPool, idle: Duration) -> Result<Self, Error> {
+    pub(crate) async fn begin(pool: &Pool, idle: Duration) -> Result<Self, Error> {
         // The planner's settings are those of the database again: the statements may be the user's.
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL enable_seqscan TO DEFAULT; \
+            "SET TRANSACTION READ WRITE; SET LOCAL enable_seqscan TO DEFAULT; \
              SET LOCAL idle_in_transaction_session_timeout = {}",
             idle.as_millis()
         );
-        // After a restart of the server the idle connections of the pool are dead.
-        retry(|| {
-            let begin = AssertSqlSafe(begin.clone()).into_sql_str();
-            Box::pin(async move {
-                let mut lease = Lease::of(pool).await?;
-                PgTransactionManager::begin(&mut lease, Some(begin)).await?;
-                Ok(Self { lease })
-            })
-        })
-        .await
+        let lease = retry(pool, || Box::pin(Lease::begin(pool, &begin))).await?;
+        Ok(Self { lease })
     }
 
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.lease
     }
 
-    pub(crate) async fn commit(mut self) -> Result<(), Error> {
-        let committed = PgTransactionManager::commit(&mut self.lease).await;
-        self.lease.done_with(committed)
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        self.lease.commit().await
     }
 
     /// Moves the progress of a projection, in its own statement: false when somebody else did.
@@ -94,7 +81,8 @@ impl PostgresStore {
             .bind(projection)
             .fetch_all(&mut *lease)
             .await;
-        lease.done_with(rows)?.iter().map(progress).collect()
+        let rows = lease.done_with(rows).await?;
+        rows.iter().map(progress).collect()
     }
 }
 
@@ -114,14 +102,14 @@ fn progress(row: &PgRow) -> Result<Progress, Error> {
 impl Checkpoints for PostgresStore {
     async fn load_progress(&self, projection: &str) -> Result<Progress, StoreError> {
         self.check_open()?;
-        let found = retry(|| Box::pin(self.progress(Some(projection)))).await;
+        let found = retry(self.pool(), || Box::pin(self.progress(Some(projection)))).await;
         let first = found.map_err(store_error)?.into_iter().next();
         Ok(first.unwrap_or_else(|| Progress::start(projection)))
     }
 
     async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
         self.check_open()?;
-        retry(|| Box::pin(self.progress(None)))
+        retry(self.pool(), || Box::pin(self.progress(None)))
             .await
             .map_err(store_error)
     }

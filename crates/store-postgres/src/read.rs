@@ -8,21 +8,21 @@ use backstory_event::{
 };
 use backstory_store_kit::Scan;
 use chrono::{DateTime, Utc};
-use sqlx::{Error, PgPool, Postgres, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{Error, Postgres, QueryBuilder, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
     append::{column, storable, texts},
     error::store_error,
     schema::Schema,
-    session::{Lease, retry},
+    session::{Lease, Pool, retry},
     sql::Statements,
 };
 
 /// Reads pages.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
-    pub(crate) pool: &'a PgPool,
+    pub(crate) pool: &'a Pool,
     pub(crate) schema: &'a Schema,
     pub(crate) sql: &'a Statements,
     pub(crate) window: i64,
@@ -32,7 +32,7 @@ pub(crate) struct Reader<'a> {
 impl Reader<'_> {
     pub(crate) async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
         let narrow = self.narrow(query).await?;
-        let rows = retry(|| Box::pin(self.rows(&narrow)))
+        let rows = retry(self.pool, || Box::pin(self.rows(&narrow)))
             .await
             .map_err(store_error)?;
         let head = match rows.first() {
@@ -58,9 +58,11 @@ impl Reader<'_> {
         if query.since.is_none() && query.until.is_none() {
             return Ok(narrow);
         }
-        let (since, until) = retry(|| Box::pin(self.positions_at(query.since, query.until)))
-            .await
-            .map_err(store_error)?;
+        let (since, until) = retry(self.pool, || {
+            Box::pin(self.positions_at(query.since, query.until))
+        })
+        .await
+        .map_err(store_error)?;
         if query.until.is_some() {
             let end = Position::new(until - 1);
             narrow.up_to = Some(query.up_to.map_or(end, |bound| bound.min(end)));
@@ -84,14 +86,14 @@ impl Reader<'_> {
             .bind(until.unwrap_or_default())
             .fetch_one(&mut *lease)
             .await;
-        lease.done_with(found)
+        lease.done_with(found).await
     }
 
     async fn rows(&self, query: &EventQuery) -> Result<Vec<PgRow>, Error> {
         let mut statement = statement(self.schema, query, self.window, self.page);
         let mut lease = Lease::of(self.pool).await?;
         let rows = statement.build().fetch_all(&mut *lease).await;
-        lease.done_with(rows)
+        lease.done_with(rows).await
     }
 }
 

@@ -104,8 +104,15 @@ impl Schema {
         connection: &mut PgConnection,
         migrations: Migrations,
     ) -> Result<(), StoreError> {
+        // One transaction, and no statement that stays prepared: behind a pooler the next backend
+        // may be another one.
+        let begin = raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *connection);
+        begin.await.map_err(store_error)?;
         self.check_server(connection).await?;
-        if self.stored_version(connection).await? >= VERSION {
+        let stored = self.stored_version(connection).await?;
+        let commit = raw_sql("COMMIT").execute(&mut *connection);
+        commit.await.map_err(store_error)?;
+        if stored >= VERSION {
             return Ok(());
         }
         match migrations {
@@ -131,12 +138,11 @@ impl Schema {
         {
             return Err(config("the server is older than Postgres 14".to_owned()));
         }
-        let row = sqlx::query(
-            "SELECT current_setting('server_encoding'), current_setting('fsync') = 'on'",
-        )
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(store_error)?;
+        let row =
+            raw_sql("SELECT current_setting('server_encoding'), current_setting('fsync') = 'on'")
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(store_error)?;
         let encoding: String = row.try_get(0).map_err(store_error)?;
         if encoding != "UTF8" {
             return Err(config(format!(
@@ -156,13 +162,14 @@ impl Schema {
              WHERE n.nspname = $1 AND c.relname = 'migration')",
         )
         .bind(self.name())
+        .persistent(false)
         .fetch_one(&mut *connection)
         .await
         .map_err(store_error)?;
         if !exists {
             return Ok(0);
         }
-        let newest = sqlx::query(AssertSqlSafe(self.sql(
+        let newest = raw_sql(AssertSqlSafe(self.sql(
             "SELECT version, readable_from FROM {s}.migration ORDER BY version DESC LIMIT 1",
         )))
         .fetch_optional(connection)
@@ -200,6 +207,7 @@ impl Schema {
             let exists: bool =
                 sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
                     .bind(self.name())
+                    .persistent(false)
                     .fetch_one(&mut *connection)
                     .await
                     .map_err(store_error)?;

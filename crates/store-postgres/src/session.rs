@@ -1,75 +1,138 @@
 //! Connections: the writer's own one, and those borrowed from the pool.
 
 use std::{
+    io::ErrorKind,
     ops::{Deref, DerefMut},
     time::{Duration, SystemTime},
 };
 
 use futures::future::BoxFuture;
 use sqlx::{
-    Connection, Error, PgConnection, PgPool, Postgres, Row, pool::PoolConnection,
-    postgres::PgConnectOptions,
+    AssertSqlSafe, Connection, Error, PgConnection, PgPool, Postgres, Row, SqlSafeStr,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgTransactionManager},
+    raw_sql,
 };
-use tokio::time::timeout;
+use sqlx_core::transaction::TransactionManager;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::error::{breaks_connection, sqlstate, timed_out};
+use crate::{
+    Pooler, PostgresOptions,
+    error::{Class, breaks_connection, class, sqlstate, timed_out},
+    pooler,
+};
 
 /// The server's side of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backend {
     pid: i32,
-    // As text: it is only compared.
+    // Numbers as text: they are only compared.
     started: String,
+    // Behind a pooler only this transaction is ours: the next one is a stranger's.
+    transaction: Option<String>,
 }
+
+/// Who we are at the server.
+const BACKEND: &str = "SELECT a.pid, extract(epoch FROM a.backend_start)::text, \
+    extract(epoch FROM a.xact_start)::text FROM pg_stat_get_activity(pg_backend_pid()) a";
 
 /// A connection that the pool does not know.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) connection: PgConnection,
-    pub(crate) backend: Backend,
+    /// Behind a pooler that of the last transaction that was begun.
+    pub(crate) backend: Option<Backend>,
+    pooler: Pooler,
 }
 
 impl Session {
-    pub(crate) async fn open(options: &PgConnectOptions, limit: Duration) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        connect: &PgConnectOptions,
+        options: &PostgresOptions,
+    ) -> Result<Self, Error> {
         let open = async {
-            let mut connection = PgConnection::connect_with(options).await?;
-            prepare(&mut connection).await?;
-            let row = sqlx::query(
-                "SELECT a.pid, a.backend_start::text FROM pg_stat_get_activity(pg_backend_pid()) a",
-            )
-            .fetch_one(&mut connection)
-            .await?;
-            let backend = Backend {
-                pid: row.try_get(0)?,
-                started: row.try_get(1)?,
+            let mut session = Self {
+                connection: PgConnection::connect_with(connect).await?,
+                backend: None,
+                pooler: options.pooler,
             };
-            Ok(Self {
-                connection,
-                backend,
-            })
+            if session.pooler == Pooler::None {
+                prepare(&mut session.connection).await?;
+                let row = raw_sql(BACKEND).fetch_one(&mut session.connection).await?;
+                session.backend = Some(Backend {
+                    pid: row.try_get(0)?,
+                    started: row.try_get(1)?,
+                    transaction: None,
+                });
+            }
+            Ok(session)
         };
-        match timeout(limit, open).await {
+        match timeout(options.connect_timeout, open).await {
             Ok(opened) => opened,
             Err(_) => Err(timed_out("the server did not answer the connection")),
         }
     }
 
-    /// Makes sure that a backend which we lost has ended: it can then neither commit nor hold a lock.
+    /// Opens the first one: a server that is there but not yet ready is waited for.
+    pub(crate) async fn open_first(
+        connect: &PgConnectOptions,
+        options: &PostgresOptions,
+    ) -> Result<Self, Error> {
+        let mut pauses = Pauses::new(options.retry);
+        loop {
+            match Self::open(connect, options).await {
+                Err(error @ Error::Database(_)) if class(&error) == Class::Transient => {
+                    pauses.next_or(error).await?;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Begins a transaction with these statements, and behind a pooler learns where.
+    pub(crate) async fn begin(&mut self, statements: &str) -> Result<(), Error> {
+        let mut statements = self.pooler.begin(statements);
+        if self.pooler == Pooler::None {
+            raw_sql(AssertSqlSafe(statements))
+                .execute(&mut self.connection)
+                .await?;
+            return Ok(());
+        }
+        statements += "; ";
+        statements += BACKEND;
+        let rows = raw_sql(AssertSqlSafe(statements))
+            .fetch_all(&mut self.connection)
+            .await?;
+        let row = rows.last().ok_or(Error::RowNotFound)?;
+        self.backend = Some(Backend {
+            pid: row.try_get(0)?,
+            started: row.try_get(1)?,
+            transaction: row.try_get(2)?,
+        });
+        Ok(())
+    }
+
+    /// Makes sure that a backend which we lost has ended, or our transaction on it: it can then
+    /// neither commit nor hold a lock.
     pub(crate) async fn end(&mut self, lost: &Backend, limit: Duration) -> Result<(), Error> {
+        // No parameters, so that it is one message: poolers need no transaction for it.
+        let mut statement = format!(
+            "SELECT pg_terminate_backend(a.pid) FROM pg_stat_get_activity({}) a \
+             WHERE extract(epoch FROM a.backend_start)::text = '{}'",
+            lost.pid, lost.started
+        );
+        if let Some(transaction) = &lost.transaction {
+            statement += &format!(" AND extract(epoch FROM a.xact_start)::text = '{transaction}'");
+        }
         let wait = async {
             loop {
-                let there = sqlx::query(
-                    "SELECT pg_terminate_backend(a.pid) FROM pg_stat_get_activity($1) a \
-                     WHERE a.backend_start::text = $2",
-                )
-                .bind(lost.pid)
-                .bind(&lost.started)
-                .fetch_optional(&mut self.connection)
-                .await?;
+                let there = raw_sql(AssertSqlSafe(statement.clone()))
+                    .fetch_optional(&mut self.connection)
+                    .await?;
                 if there.is_none() {
                     return Ok(());
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await;
             }
         };
         match timeout(limit, wait).await {
@@ -89,7 +152,7 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<(), Error> 
         "SET jit = off",
         "SET client_connection_check_interval = '1s'",
     ] {
-        match sqlx::raw_sql(setting).execute(&mut *connection).await {
+        match raw_sql(setting).execute(&mut *connection).await {
             Err(error) if sqlstate(&error).is_none() => return Err(error),
             _ => {}
         }
@@ -105,34 +168,94 @@ pub(crate) fn jitter(longest: Duration) -> Duration {
     longest.mul_f64(f64::from(nanos % 1_000) / 1_000.0)
 }
 
-/// A connection of the pool. Dropped before [`Lease::done`] it is closed instead of given back:
-/// the server then stops whatever it is doing for it.
+/// Where connections are borrowed.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    pub(crate) connections: PgPool,
+    pooler: Pooler,
+    wait: Duration,
+    retry: Duration,
+}
+
+impl Pool {
+    pub(crate) fn new(connections: PgPool, options: &PostgresOptions) -> Self {
+        Self {
+            connections,
+            pooler: options.pooler,
+            wait: options.connect_timeout,
+            retry: options.retry,
+        }
+    }
+
+    /// Awaits what needs a backend of the pooler: there may be none that is free.
+    async fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match timeout(self.wait, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::PoolTimedOut),
+        }
+    }
+}
+
+/// A connection of the pool. Dropped before [`Lease::done_with`] it is closed instead of given
+/// back: the server then stops whatever it is doing for it.
+///
+/// Behind a pooler it is in a transaction all the time.
 #[derive(Debug)]
 pub(crate) struct Lease {
     connection: PoolConnection<Postgres>,
+    pooler: Pooler,
     done: bool,
 }
 
 impl Lease {
-    pub(crate) async fn of(pool: &PgPool) -> Result<Self, Error> {
-        let connection = pool.acquire().await?;
+    pub(crate) async fn of(pool: &Pool) -> Result<Self, Error> {
+        let mut lease = Self::bare(pool).await?;
+        if lease.pooler.is_used() {
+            let begin = AssertSqlSafe(lease.pooler.begin(pooler::READ));
+            pool.wait(raw_sql(begin).execute(&mut *lease)).await?;
+        }
+        Ok(lease)
+    }
+
+    /// One in no transaction.
+    async fn bare(pool: &Pool) -> Result<Self, Error> {
         Ok(Self {
-            connection,
+            connection: pool.connections.acquire().await?,
+            pooler: pool.pooler,
             done: false,
         })
     }
 
-    /// Gives the connection back.
-    pub(crate) fn done(mut self) {
-        self.done = true;
+    /// One in a transaction that begins with these statements.
+    pub(crate) async fn begin(pool: &Pool, statements: &str) -> Result<Self, Error> {
+        let mut lease = Self::bare(pool).await?;
+        let statements = AssertSqlSafe(lease.pooler.begin(statements)).into_sql_str();
+        let begin = PgTransactionManager::begin(&mut lease, Some(statements));
+        pool.wait(begin).await?;
+        Ok(lease)
     }
 
-    /// Gives the connection back if it can still be used.
-    pub(crate) fn done_with<T>(self, result: Result<T, Error>) -> Result<T, Error> {
-        if !result.as_ref().is_err_and(breaks_connection) {
-            self.done();
+    /// Commits what [`Lease::begin`] began, and gives the connection back.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        if self.pooler.is_used() {
+            pooler::forget(&mut self).await?;
         }
-        result
+        PgTransactionManager::commit(&mut self).await?;
+        self.done = true;
+        Ok(())
+    }
+
+    /// Gives a connection of [`Lease::of`] back if it can still be used.
+    pub(crate) async fn done_with<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        let usable = !result.as_ref().is_err_and(breaks_connection);
+        if !usable || !self.pooler.is_used() {
+            self.done = usable;
+            return result;
+        }
+        let ended = pooler::end(&mut self, result.is_ok()).await;
+        self.done = ended.is_ok();
+        // The first error is what matters.
+        result.and_then(|value| ended.map(|()| value))
     }
 }
 
@@ -158,22 +281,58 @@ impl Drop for Lease {
     }
 }
 
-/// Runs something that only reads again when its connection turns out to be dead: after a restart
-/// of the server all idle connections of the pool are.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pauses between attempts, until a limit.
+struct Pauses {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Pauses {
+    fn new(limit: Duration) -> Self {
+        Self {
+            until: Instant::now() + limit,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Pauses, or fails with this error when there is no time left.
+    async fn next_or(&mut self, error: Error) -> Result<(), Error> {
+        let pause = self.pause + jitter(self.pause);
+        if Instant::now() + pause > self.until {
+            return Err(error);
+        }
+        sleep(pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// Runs again what only reads, or has done nothing yet, after an error that time heals: a restart
+/// or failover, too many connections, a deadlock.
+///
+/// A dead connection is no reason to pause: after a restart of the server all idle ones of the
+/// pool are.
 pub(crate) async fn retry<'a, T>(
+    pool: &Pool,
     attempt: impl Fn() -> BoxFuture<'a, Result<T, Error>> + Send + Sync,
 ) -> Result<T, Error> {
-    let mut left = 20;
+    let mut pauses = Pauses::new(pool.retry);
+    let mut stale = 20;
     loop {
-        let result = attempt().await;
-        let stale = match &result {
-            Err(error @ Error::Database(_)) => breaks_connection(error),
-            Err(Error::Io(_)) => true,
-            _ => false,
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
         };
-        if !stale || left == 0 {
-            return result;
+        match (&error, sqlstate(&error)) {
+            (Error::Io(io), _) if io.kind() != ErrorKind::TimedOut && stale > 0 => stale -= 1,
+            (_, Some("57P01" | "57P02")) if stale > 0 => stale -= 1,
+            // Somebody's time limit for statements: the next attempt would meet it, too.
+            (_, Some("57014")) => return Err(error),
+            _ if class(&error) == Class::Transient => pauses.next_or(error).await?,
+            _ => return Err(error),
         }
-        left -= 1;
     }
 }

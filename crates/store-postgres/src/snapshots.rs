@@ -25,7 +25,7 @@ impl PostgresStore {
             .bind(up_to.map_or(i64::MAX, StreamVersion::get))
             .fetch_optional(&mut *lease)
             .await;
-        let Some(row) = lease.done_with(row)? else {
+        let Some(row) = lease.done_with(row).await? else {
             return Ok(None);
         };
         let event_id: Uuid = row.try_get(1)?;
@@ -56,7 +56,7 @@ impl SnapshotStore for PostgresStore {
                 .bind(snapshot.state.as_str())
                 .execute(&mut *lease)
                 .await;
-            lease.done_with(saved)
+            lease.done_with(saved).await
         };
         save.await.map(drop).map_err(store_error)
     }
@@ -67,7 +67,7 @@ impl SnapshotStore for PostgresStore {
         up_to: Option<StreamVersion>,
     ) -> Result<Option<SnapshotRecord>, StoreError> {
         self.check_open()?;
-        retry(|| Box::pin(self.snapshot(stream, up_to)))
+        retry(self.pool(), || Box::pin(self.snapshot(stream, up_to)))
             .await
             .map_err(store_error)
     }
@@ -81,7 +81,7 @@ impl SnapshotStore for PostgresStore {
                 .bind(stream.key())
                 .execute(&mut *lease)
                 .await;
-            lease.done_with(deleted)
+            lease.done_with(deleted).await
         };
         delete.await.map(drop).map_err(store_error)
     }

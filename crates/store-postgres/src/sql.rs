@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 
 use crate::schema::Schema;
 
@@ -16,8 +16,9 @@ macro_rules! statements {
         }
 
         impl Statements {
-            pub(crate) fn new(schema: &Schema) -> Self {
-                Self { $($name: Statement(schema.sql($text)),)* }
+            /// `named`: whether a connection may remember its statements by name.
+            pub(crate) fn new(schema: &Schema, named: bool) -> Self {
+                Self { $($name: Statement { text: schema.sql($text), named },)* }
             }
         }
     };
@@ -25,16 +26,24 @@ macro_rules! statements {
 
 /// The text of a statement.
 #[derive(Debug, Clone)]
-pub(crate) struct Statement(Arc<str>);
+pub(crate) struct Statement {
+    text: Arc<str>,
+    named: bool,
+}
 
 impl Statement {
     /// The text for sqlx: it consists of our own words and a checked schema name.
     pub(crate) fn text(&self) -> AssertSqlSafe<Arc<str>> {
-        AssertSqlSafe(self.0.clone())
+        AssertSqlSafe(self.text.clone())
+    }
+
+    /// For a connection of the caller: behind a pooler nothing may stay prepared on it.
+    pub(crate) fn query(&self) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(self.text()).persistent(self.named)
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 

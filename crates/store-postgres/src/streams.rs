@@ -4,16 +4,16 @@ use backstory_event::{
     Position, StreamCursor, StreamId, StreamInfo, StreamPage, StreamQuery, StreamState,
     StreamVersion, Tag,
 };
-use sqlx::{Error, PgPool, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{Error, QueryBuilder, Row, postgres::PgRow};
 
 use crate::{
     append::{column, storable},
     schema::Schema,
-    session::Lease,
+    session::{Lease, Pool},
 };
 
 pub(crate) async fn list(
-    pool: &PgPool,
+    pool: &Pool,
     schema: &Schema,
     query: &StreamQuery,
 ) -> Result<StreamPage, Error> {
@@ -66,7 +66,7 @@ pub(crate) async fn list(
 
     let mut lease = Lease::of(pool).await?;
     let rows = sql.build().fetch_all(&mut *lease).await;
-    let rows = lease.done_with(rows)?;
+    let rows = lease.done_with(rows).await?;
     let mut streams = rows.iter().map(info).collect::<Result<Vec<_>, _>>()?;
     let more = streams.len() > size;
     streams.truncate(size);

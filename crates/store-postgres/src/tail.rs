@@ -18,7 +18,7 @@ use crate::{
     PostgresOptions, Wake,
     error::timed_out,
     schema::Schema,
-    session::{Lease, jitter, prepare},
+    session::{Lease, Pool, jitter, prepare},
     sql::Statements,
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Watcher {
 /// Everything the task needs.
 pub(crate) struct Watch {
     pub(crate) connect: PgConnectOptions,
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     pub(crate) schema: Schema,
     pub(crate) sql: Arc<Statements>,
     pub(crate) options: PostgresOptions,
@@ -71,8 +71,9 @@ impl Watcher {
         let task = tokio::spawn(async move {
             let _ended = ended;
             match watch.options.wake {
-                Wake::Listen => watch.listen().await,
-                Wake::Off => watch.poll(waiters).await,
+                // What listens is a backend, and behind a pooler that is a stranger's next.
+                Wake::Listen if !watch.options.pooler.is_used() => watch.listen().await,
+                _ => watch.poll(waiters).await,
             }
         });
         Self {
@@ -216,7 +217,7 @@ impl Watch {
             let head = async {
                 let mut lease = Lease::of(&self.pool).await?;
                 let head = self.head(&mut *lease).await;
-                lease.done_with(head)
+                lease.done_with(head).await
             };
             match head.await {
                 Ok(head) => heads.found(&self.tail, head),

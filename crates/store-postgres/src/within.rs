@@ -32,7 +32,7 @@ impl Pending {
     /// the store is away: ask again. `OutcomeUnknown` when the server has forgotten it.
     pub async fn committed(&self, store: &PostgresStore) -> Result<Appended, StoreError> {
         store.check_open()?;
-        let (position, status) = retry(|| Box::pin(self.look(store)))
+        let (position, status) = retry(store.pool(), || Box::pin(self.look(store)))
             .await
             .map_err(store_error)?;
         let expected = self.receipt.position();
@@ -63,7 +63,7 @@ impl Pending {
             .bind(&self.transaction)
             .fetch_one(&mut *lease)
             .await;
-        let (position, status): (Option<i64>, _) = lease.done_with(found)?;
+        let (position, status): (Option<i64>, _) = lease.done_with(found).await?;
         Ok((position.map(Position::new), status))
     }
 }
@@ -111,21 +111,22 @@ impl PostgresStore {
     ) -> Result<Pending, StoreError> {
         let (options, sql) = (self.options(), self.sql());
         let patience = append.deadline.unwrap_or(options.writer.deadline);
-        let isolation: String = sqlx::query_scalar(sql.settle_append.text())
+        let settled = sql
+            .settle_append
+            .query()
             .bind(millis(options.lock_timeout.min(patience)))
             .bind(millis(options.append_idle_timeout))
             .fetch_one(&mut *connection)
             .await
             .map_err(store_error)?;
+        let isolation: String = settled.try_get(0).map_err(store_error)?;
         if isolation != "read committed" {
             return Err(config(format!(
                 "`append_in` needs a READ COMMITTED transaction, this one is {}",
                 isolation.to_uppercase()
             )));
         }
-        let locked = sqlx::query(sql.lock_within.text())
-            .fetch_one(&mut *connection)
-            .await;
+        let locked = sql.lock_within.query().fetch_one(&mut *connection).await;
         let locked = match locked {
             Err(error) if sqlstate(&error) == Some("55P03") => {
                 return Err(self.name_holder(error).await);
@@ -149,13 +150,16 @@ impl PostgresStore {
             .map_err(store_error)?;
         if decision.events.is_empty() {
             // Also then: it makes PREPARE TRANSACTION fail, which would keep the lock for ever.
-            sqlx::query(sql.notify.text())
+            sql.notify
+                .query()
                 .bind("0")
                 .execute(&mut *connection)
                 .await
                 .map_err(store_error)?;
         }
-        let restored = sqlx::query(sql.restore.text())
+        let restored = sql
+            .restore
+            .query()
             .bind(seqscan)
             .fetch_one(connection)
             .await
@@ -176,8 +180,7 @@ impl PostgresStore {
         let look = async {
             let mut lease = Lease::of(self.pool()).await.ok()?;
             let holder = lock_holder(&mut lease, self.sql()).await;
-            lease.done();
-            holder
+            lease.done_with(Ok(holder)).await.ok()?
         };
         match look.await {
             Some(reason) => {

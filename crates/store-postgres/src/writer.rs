@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use backstory_event::{Append, EventId, Position, StoreError, StoreErrorKind};
 use backstory_store_kit::{BatchWriter, Tail, WriteFailure};
-use sqlx::{Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
+use sqlx::{AssertSqlSafe, Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
@@ -77,7 +77,7 @@ impl PostgresWriter {
             Some(session) => session,
             None => {
                 tokio::time::sleep(jitter(Duration::from_millis(20))).await;
-                Session::open(&self.connect, limit).await?
+                Session::open(&self.connect, &self.options).await?
             }
         };
         if let Some(lost) = &self.lost {
@@ -102,12 +102,13 @@ impl PostgresWriter {
     /// One round trip when the batch is what it seems to be, else a look under the lock.
     async fn run(
         &mut self,
-        connection: &mut PgConnection,
+        session: &mut Session,
         batch: &[Arc<Append>],
         phase: &mut Phase,
     ) -> Result<(Outcomes, Position), Error> {
         // What was sent before is probably stored: no use in guessing.
         if self.open.is_none()
+            && !self.options.pooler.is_used()
             && let Some(guess) = Guess::of(batch, &self.versions, self.tail.head())
         {
             let lock_timeout = self.lock_timeout();
@@ -115,7 +116,7 @@ impl PostgresWriter {
             *phase = Phase::Commit;
             let millis = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
             let call = guess.store(
-                connection,
+                &mut session.connection,
                 &self.sql,
                 batch,
                 millis,
@@ -127,26 +128,27 @@ impl PostgresWriter {
             }
             *phase = Phase::Before;
         }
-        self.look_and_store(connection, batch, phase).await
+        self.look_and_store(session, batch, phase).await
     }
 
     async fn look_and_store(
         &mut self,
-        connection: &mut PgConnection,
+        session: &mut Session,
         batch: &[Arc<Append>],
         phase: &mut Phase,
     ) -> Result<(Outcomes, Position), Error> {
         let lock_timeout = self.lock_timeout();
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+            "SET TRANSACTION READ WRITE; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL statement_timeout = {}; {}",
             lock_timeout.as_millis(),
             self.options.append_idle_timeout.as_millis(),
             STATEMENT.as_millis(),
             self.sql.lock_append.as_str(),
         );
-        let lock = raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut *connection);
+        let lock = session.begin(&begin);
         answered(lock_timeout + Duration::from_secs(3), lock).await?;
+        let connection = &mut session.connection;
         let (decision, before) =
             answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
         answered(ANSWER, store(connection, &self.sql, &decision)).await?;
@@ -170,9 +172,9 @@ impl PostgresWriter {
             Err(error) => return self.failed(batch, &error, Phase::Before, None),
         };
         // Until it is proved to be idle again: this future may be dropped.
-        self.lost = Some(session.backend.clone());
+        self.lost = session.backend.clone();
         let mut phase = Phase::Before;
-        let result = self.run(&mut session.connection, batch, &mut phase).await;
+        let result = self.run(&mut session, batch, &mut phase).await;
         let error = match result {
             Ok((outcomes, head)) => {
                 self.open = None;
@@ -183,6 +185,7 @@ impl PostgresWriter {
             }
             Err(error) => error,
         };
+        self.lost = session.backend.clone();
         let mut holder = None;
         if !breaks_connection(&error) {
             let rollback = raw_sql("ROLLBACK").execute(&mut session.connection);
@@ -264,7 +267,7 @@ async fn answered<T>(
 
 /// Names who holds the lock of the log.
 pub(crate) async fn lock_holder(connection: &mut PgConnection, sql: &Statements) -> Option<String> {
-    let look = sqlx::query(sql.lock_holder.text()).fetch_optional(connection);
+    let look = raw_sql(AssertSqlSafe(sql.lock_holder.as_str())).fetch_optional(connection);
     let row = answered(Duration::from_secs(2), look).await.ok()??;
     let pid: Option<i32> = row.try_get(0).ok()?;
     let name: Option<String> = row.try_get(1).ok()?;

@@ -12,6 +12,7 @@ mod conformance;
 mod crash;
 mod kit;
 mod plans;
+mod pooler;
 mod projections;
 mod schema;
 mod tail;

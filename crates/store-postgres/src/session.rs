@@ -336,3 +336,31 @@ pub(crate) async fn retry<'a, T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use backstory_test_postgres::TestDatabase;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_our_transaction_is_ended_on_a_backend_that_others_use_next() {
+        let database = TestDatabase::create().await;
+        let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+        let connect = database.url().parse().unwrap();
+        let mut lost = Session::open(&connect, &options).await.unwrap();
+        let mut next = Session::open(&connect, &options).await.unwrap();
+        lost.begin("SELECT 1").await.unwrap();
+        let ours = lost.backend.clone().unwrap();
+        pooler::end(&mut lost.connection, true).await.unwrap();
+        // As a pooler would give the backend away.
+        lost.begin("SELECT 1").await.unwrap();
+        let stranger = lost.backend.clone().unwrap();
+        let limit = Duration::from_secs(10);
+        next.end(&ours, limit).await.unwrap();
+        pooler::forget(&mut lost.connection).await.unwrap();
+
+        next.end(&stranger, limit).await.unwrap();
+        pooler::forget(&mut lost.connection).await.unwrap_err();
+    }
+}

@@ -10,8 +10,8 @@ use std::{
 };
 
 use backstory_event::{EventFilter, EventStore, EventStoreExt, StoreErrorKind};
-use backstory_store_postgres::{PostgresOptions, PostgresStore};
-use backstory_test_postgres::TestCluster;
+use backstory_store_postgres::{Pooler, PostgresOptions, PostgresStore};
+use backstory_test_postgres::{TestCluster, TestPooler};
 use futures::StreamExt;
 use sqlx::Connection;
 use tokio::{
@@ -29,6 +29,15 @@ async fn each_append_survives_kills_of_the_server_exactly_once() {
     let cluster = TestCluster::start().await;
     let database = cluster.create_database().await;
     let store = PostgresStore::connect(database.url()).await.unwrap();
+    survives(&store, 2, async |_| {
+        cluster.kill9().await;
+        cluster.restart().await;
+    })
+    .await;
+}
+
+/// Each append of eight callers is stored once, whatever happens so many times meanwhile.
+async fn survives(store: &PostgresStore, times: usize, fault: impl AsyncFn(usize)) {
     let done = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..8)
@@ -47,11 +56,10 @@ async fn each_append_survives_kills_of_the_server_exactly_once() {
             })
         })
         .collect();
-    for _ in 0..2 {
+    for time in 0..times {
         let before = done.load(Ordering::Relaxed);
         eventually(async || done.load(Ordering::Relaxed) > before + 100).await;
-        cluster.kill9().await;
-        cluster.restart().await;
+        fault(time).await;
     }
     let before = done.load(Ordering::Relaxed);
     eventually(async || done.load(Ordering::Relaxed) > before + 100).await;
@@ -60,9 +68,9 @@ async fn each_append_survives_kills_of_the_server_exactly_once() {
     for writer in writers {
         receipts.extend(within(writer).await.unwrap());
     }
-    assert_stored_once(&store, &receipts).await;
+    assert_stored_once(store, &receipts).await;
     // All outcomes are known, so nothing else is there either.
-    assert_eq!(log(&store).await.len(), receipts.len());
+    assert_eq!(log(store).await.len(), receipts.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,8 +192,21 @@ async fn a_lost_commit(mode: usize, look: bool) {
     let database = cluster.create_database().await;
     let message: &[u8] = if look { b"COMMIT\0" } else { b"todo.added" };
     let proxy = Proxy::start(database.url(), message).await;
+    lose(&proxy, mode, look, PostgresOptions::default()).await;
+}
+
+async fn a_lost_commit_behind_a_pooler(mode: usize) {
+    let cluster = TestCluster::start().await;
+    let database = cluster.create_database().await;
+    let pooler = TestPooler::start(&cluster).await;
+    let proxy = Proxy::start(&pooler.url(database.url()), b"COMMIT\0").await;
+    let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+    lose(&proxy, mode, true, options).await;
+}
+
+async fn lose(proxy: &Proxy, mode: usize, look: bool, options: PostgresOptions) {
     // Longer than the test: nobody but us ends the old backend.
-    let options = PostgresOptions::default().with_append_idle_timeout(Duration::from_secs(300));
+    let options = options.with_append_idle_timeout(Duration::from_secs(300));
     let store = PostgresStore::connect_with(&proxy.url, options)
         .await
         .unwrap();
@@ -216,6 +237,39 @@ async fn a_lost_answer_to_commit_is_asked_for_again() {
 async fn a_backend_that_lost_its_client_before_commit_is_ended() {
     a_lost_commit(LOSE_COMMIT, true).await;
     a_lost_commit(LOSE_COMMIT, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_lost_before_a_pooler_is_asked_for_again() {
+    a_lost_commit_behind_a_pooler(LOSE_ANSWER).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_behind_a_pooler_that_lost_its_client_before_commit_is_ended() {
+    a_lost_commit_behind_a_pooler(LOSE_COMMIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_append_survives_kills_of_the_pooler_and_of_the_server_behind_it_exactly_once() {
+    let cluster = TestCluster::start().await;
+    let database = cluster.create_database().await;
+    let pooler = TestPooler::start(&cluster).await;
+    let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+    let store = PostgresStore::connect_with(&pooler.url(database.url()), options)
+        .await
+        .unwrap();
+    survives(&store, 6, async |time| match time % 3 {
+        0 => pooler.restart().await,
+        1 => {
+            pooler.kill9().await;
+            pooler.restart().await;
+        }
+        _ => {
+            cluster.kill9().await;
+            cluster.restart().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

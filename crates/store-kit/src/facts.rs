@@ -68,7 +68,8 @@ pub struct StreamRow {
 }
 
 impl StreamRow {
-    pub(crate) fn empty() -> Self {
+    /// The row of a stream without events.
+    pub fn empty() -> Self {
         Self {
             version: StreamVersion::EMPTY,
             state: StreamState::Live,

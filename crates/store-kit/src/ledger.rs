@@ -12,6 +12,18 @@ use chrono::{DateTime, Utc};
 
 use crate::facts::{ConditionHit, Decision, EventRow, Facts, StoredEvent, StreamRow, claim};
 
+impl StreamRow {
+    /// Takes in what the stream's next event does to its state and tags.
+    pub fn follow(&mut self, name: &str, payload: &Payload) {
+        self.state = next_state(self.state, name).unwrap_or(self.state);
+        match Lifecycle::parse(name) {
+            Some(Lifecycle::Tagged) => change_tags(&mut self.tags, payload),
+            Some(Lifecycle::Erased) => self.tags.clear(),
+            _ => {}
+        }
+    }
+}
+
 /// Decides a batch. The result is that of its appends one after another.
 pub fn decide<'a>(
     appends: impl IntoIterator<Item = &'a Append>,
@@ -261,14 +273,9 @@ impl Ledger {
         }
         row.version = version;
         row.last_position = position;
-        row.state = next_state(row.state, &event.name).unwrap_or(row.state);
-        match Lifecycle::parse(&event.name) {
-            Some(Lifecycle::Tagged) => change_tags(&mut row.tags, &event.payload),
-            Some(Lifecycle::Erased) => {
-                row.tags.clear();
-                self.erase(stream);
-            }
-            _ => {}
+        row.follow(&event.name, &event.payload);
+        if Lifecycle::parse(&event.name) == Some(Lifecycle::Erased) {
+            self.erase(stream);
         }
         self.decision.streams.insert(stream.clone(), row.clone());
         self.facts.streams.insert(stream.clone(), row);

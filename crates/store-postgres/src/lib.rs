@@ -44,6 +44,7 @@ mod snapshots;
 mod sql;
 mod streams;
 mod tail;
+mod verify;
 mod within;
 mod writer;
 
@@ -66,6 +67,7 @@ use sqlx::{
     raw_sql,
 };
 use tracing::Instrument;
+pub use verify::{Finding, FindingKind, RowCounts, Subject, Verification, verify};
 pub use within::Pending;
 
 use crate::{

@@ -22,7 +22,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 /// The version that this program knows.
-const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 1;
 
 /// The name of a schema, checked, and what follows from it.
 #[derive(Debug, Clone)]
@@ -156,7 +156,10 @@ impl Schema {
     }
 
     /// The newest version that is stored; 0 when there is none.
-    async fn stored_version(&self, connection: &mut PgConnection) -> Result<i32, StoreError> {
+    pub(crate) async fn stored_version(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<i32, StoreError> {
         let exists: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = $1 AND c.relname = 'migration')",

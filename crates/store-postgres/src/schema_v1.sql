@@ -11,11 +11,19 @@ CREATE TABLE {s}.event (
   tags text[] COLLATE "C" NOT NULL,
   recorded_at timestamptz NOT NULL, -- never decreasing along the position
   erased_at timestamptz,
+  transform text COLLATE "C", -- how the payload was changed before it was stored; NULL: not at all
   CONSTRAINT event_version_key UNIQUE (category, key, version),
   CONSTRAINT event_id_key UNIQUE (id)
 );
 CREATE INDEX event_name_position ON {s}.event (name, position);
 CREATE INDEX event_tags ON {s}.event USING gin (tags) WITH (fastupdate = off) WHERE tags <> '{}';
+
+-- Up to where the log may have been trimmed: one row. Positions are dense behind it.
+CREATE TABLE {s}.retention (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  floor bigint NOT NULL DEFAULT 0 CHECK (floor >= 0)
+);
+INSERT INTO {s}.retention DEFAULT VALUES;
 
 -- Derived from the events by the append, for lists and expected versions.
 CREATE TABLE {s}.stream (

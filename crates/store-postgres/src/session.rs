@@ -217,8 +217,8 @@ impl Lease {
         Ok(lease)
     }
 
-    /// One in no transaction.
-    async fn bare(pool: &Pool) -> Result<Self, Error> {
+    /// One in no transaction. It goes back by [`Lease::done`].
+    pub(crate) async fn bare(pool: &Pool) -> Result<Self, Error> {
         Ok(Self {
             connection: pool.connections.acquire().await?,
             pooler: pool.pooler,
@@ -233,6 +233,11 @@ impl Lease {
         let begin = PgTransactionManager::begin(&mut lease, Some(statements));
         pool.wait(begin).await?;
         Ok(lease)
+    }
+
+    /// Gives a connection of [`Lease::bare`] back, in no transaction again.
+    pub(crate) fn done(mut self) {
+        self.done = true;
     }
 
     /// Commits what [`Lease::begin`] began, and gives the connection back.

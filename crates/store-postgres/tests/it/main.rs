@@ -16,4 +16,5 @@ mod pooler;
 mod projections;
 mod schema;
 mod tail;
+mod verify;
 mod within;

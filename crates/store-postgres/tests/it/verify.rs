@@ -1,0 +1,443 @@
+//! What `verify` finds in a database, and that it finds nothing in a sound one.
+
+use backstory_aggregate::{SnapshotRecord, SnapshotStore};
+use backstory_event::{
+    Append, Appended, Checkpoint, EventStore, ExpectedVersion, Lifecycle, NewEvent, Payload,
+    StoreErrorKind, Tag, TagChange,
+};
+use backstory_projection::{
+    Checkpoints, DocumentKey, DocumentStore, DocumentWrite, Host, Step, Target,
+};
+use backstory_store_postgres::{FindingKind, PostgresOptions, PostgresStore, Verification, verify};
+use backstory_test_postgres::TestDatabase;
+use futures::{StreamExt, stream};
+use sqlx::PgConnection;
+
+use crate::kit::{self, eventually, fresh, one, raw, run, scalar, within};
+
+fn todo(key: u32) -> backstory_event::StreamId {
+    kit::stream("todo", key)
+}
+
+async fn append(
+    store: &PostgresStore,
+    key: u32,
+    events: impl IntoIterator<Item = NewEvent>,
+) -> Appended {
+    let append = Append::to(todo(key), ExpectedVersion::Any, events);
+    store.append(append).await.unwrap()
+}
+
+fn tags(add: &[&str], remove: &[&str]) -> NewEvent {
+    let list = |names: &[&str]| names.iter().map(|name| Tag::new(name).unwrap()).collect();
+    TagChange {
+        add: list(add),
+        remove: list(remove),
+    }
+    .event()
+}
+
+fn added() -> NewEvent {
+    kit::event("todo.added")
+}
+
+async fn put(store: &PostgresStore, owner: u32, up_to: Checkpoint) {
+    let write = DocumentWrite::Put {
+        key: DocumentKey {
+            collection: "list".into(),
+            key: owner.to_string(),
+        },
+        body: Payload::empty(),
+        indexed: vec![("done".into(), "no".into())],
+        owner: Some(todo(owner)),
+    };
+    let from = store.load_progress("list").await.unwrap();
+    let to = Target::Advance(up_to);
+    store
+        .commit_documents(vec![write], &Step { from, to })
+        .await
+        .unwrap();
+}
+
+/// Fills a store by all kinds of appends. The tests below know the positions.
+async fn fill(store: &PostgresStore) {
+    let mut tagged = added();
+    tagged.tags = vec![Tag::new("list:1").unwrap()];
+    append(store, 1, [tagged, added()]).await; // 1, 2
+    let claim = Append::to(todo(2), ExpectedVersion::NoStream, [added()]);
+    let claim = claim.claim("title", "two", todo(2));
+    let third = store.append(claim).await.unwrap(); // 3
+    let fourth = append(store, 1, [tags(&["urgent", "home"], &["none"])]).await; // 4
+    append(store, 1, [tags(&["{,\"}"], &["home"])]).await; // 5
+    append(
+        store,
+        2,
+        [Lifecycle::Deleted.event(), Lifecycle::Restored.event()],
+    )
+    .await; // 6, 7
+    let claim = Append::to(todo(3), ExpectedVersion::NoStream, [added()]);
+    let eighth = store
+        .append(claim.claim("title", "three", todo(3)))
+        .await
+        .unwrap();
+    for (key, version, receipt) in [(1, 3, &fourth), (3, 1, &eighth)] {
+        let snapshot = SnapshotRecord {
+            stream: todo(key),
+            version: backstory_event::StreamVersion::new(version),
+            event_id: receipt.checkpoint.event_id,
+            shape: 1,
+            state: Payload::empty(),
+        };
+        store.save_snapshot(snapshot).await.unwrap();
+    }
+    put(store, 1, third.checkpoint).await;
+    put(store, 3, eighth.checkpoint).await;
+    append(store, 3, [Lifecycle::Erased.event()]).await; // 9
+    append(store, 3, [Lifecycle::Restored.event(), added()]).await; // 10, 11
+    append(store, 4, [added(), Lifecycle::Deleted.event()]).await; // 12, 13
+    append(store, 5, [added(), tags(&["gone"], &[])]).await; // 14, 15
+    append(store, 5, [Lifecycle::Erased.event()]).await; // 16
+    let from = store.load_progress("counter").await.unwrap();
+    let mut unit = Host::<PgConnection>::begin(store, from).await.unwrap();
+    run(unit.context(), "SELECT 1").await;
+    unit.commit(Target::Advance(third.checkpoint))
+        .await
+        .unwrap();
+    let from = store.load_progress("fresh").await.unwrap();
+    let unit = Host::<PgConnection>::begin(store, from).await.unwrap();
+    unit.commit(Target::Reset).await.unwrap();
+    let last = append(store, 6, [added(), added()]).await; // 17, 18
+    assert_eq!(last.position().get(), 18);
+}
+
+async fn filled() -> (TestDatabase, PgConnection) {
+    let (database, store) = fresh().await;
+    fill(&store).await;
+    store.close().await;
+    let admin = raw(database.url()).await;
+    (database, admin)
+}
+
+fn said(verification: &Verification) -> Vec<String> {
+    let findings = verification.findings.iter();
+    findings
+        .map(|finding| format!("{}: {}", finding.kind, finding.subject))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sound_database_has_no_findings() {
+    let (database, store) = fresh().await;
+    let empty = store.verify().await.unwrap();
+    assert!(empty.is_sound(), "{empty}");
+    assert_eq!(empty.rows.events, 0);
+    fill(&store).await;
+    // Erased in the batch of their own events, while others write.
+    let appends = (100..140).map(|key| {
+        let store = store.clone();
+        async move {
+            let own = todo(key);
+            let claimed = one(&own).claim("title", key.to_string(), own.clone());
+            let erase = Append::to(own, ExpectedVersion::Any, [Lifecycle::Erased.event()]);
+            let (claimed, erased) = tokio::join!(store.append(claimed), store.append(erase));
+            claimed.unwrap_or_else(|error| {
+                assert!(
+                    matches!(error.kind(), StoreErrorKind::StreamErased { .. }),
+                    "{error:?}"
+                );
+                erased.unwrap()
+            });
+        }
+    });
+    futures::future::join_all(appends).await;
+    let verification = store.verify().await.unwrap();
+    assert!(verification.is_sound(), "{verification}");
+    let rows = verification.rows;
+    assert!(rows.events >= 58, "{rows:?}");
+    assert_eq!((rows.streams, rows.snapshots), (46, 1));
+    assert_eq!((rows.projections, rows.documents), (3, 1));
+    assert_eq!(verification.head.get(), rows.events);
+    assert!(
+        verification
+            .to_string()
+            .ends_with("sound: nothing is wrong")
+    );
+
+    let mut connection = raw(database.url()).await;
+    let same = verify(&mut connection, "backstory").await.unwrap();
+    assert_eq!(same, verification);
+    assert_eq!(
+        scalar::<String>(&mut connection, "SHOW work_mem").await,
+        "4MB"
+    );
+}
+
+/// Damage, and exactly what is found then.
+const DAMAGES: &[(&str, &[&str])] = &[
+    (
+        "UPDATE backstory.event SET position = 100 WHERE position = 18; \
+         UPDATE backstory.stream SET last_position = 100 WHERE key = '6'",
+        &["position_gap: event at position 100"],
+    ),
+    (
+        "UPDATE pg_index SET indisunique = false WHERE indexrelid = 'backstory.event_pkey'::regclass; \
+         INSERT INTO backstory.event SELECT position, category, '99', 1, gen_random_uuid(), name, \
+           schema_version, payload, metadata, tags, recorded_at FROM backstory.event WHERE position = 18; \
+         INSERT INTO backstory.stream VALUES ('todo', '99', 1, 'live', '{}', 18, 18); \
+         UPDATE pg_index SET indisunique = true WHERE indexrelid = 'backstory.event_pkey'::regclass",
+        &["position_repeated: event at position 18"],
+    ),
+    (
+        "UPDATE backstory.event SET recorded_at = recorded_at - interval '1 hour' WHERE position = 3",
+        &["time_decreased: event at position 3"],
+    ),
+    (
+        "UPDATE pg_index SET indisunique = false WHERE indexrelid = 'backstory.event_id_key'::regclass; \
+         UPDATE backstory.event SET id = '0192f0c8-0000-7000-8000-000000000001' WHERE position IN (11, 17); \
+         UPDATE pg_index SET indisunique = true WHERE indexrelid = 'backstory.event_id_key'::regclass",
+        &["id_repeated: event id 0192f0c8-0000-7000-8000-000000000001"],
+    ),
+    (
+        "UPDATE backstory.event SET id = '00000000-0000-0000-0000-000000000000' WHERE position = 17",
+        &["id_nil: event at position 17"],
+    ),
+    (
+        "UPDATE backstory.event SET schema_version = 0 WHERE position = 3; \
+         UPDATE backstory.event SET metadata = '[]' WHERE position = 11; \
+         UPDATE backstory.event SET tags = ARRAY[NULL] WHERE position = 17; \
+         UPDATE backstory.event SET recorded_at = 'infinity' WHERE position = 18",
+        &[
+            "event_unreadable: event at position 3",
+            "event_unreadable: event at position 11",
+            "event_unreadable: event at position 17",
+            "event_unreadable: event at position 18",
+        ],
+    ),
+    (
+        "UPDATE backstory.event SET transform = 'zstd' WHERE position IN (3, 8)",
+        &["transform_unknown: event at position 3"],
+    ),
+    (
+        "UPDATE backstory.event SET version = 9 WHERE position = 18; \
+         UPDATE backstory.stream SET version = 9 WHERE key = '6'",
+        &["version_gap: event at position 18"],
+    ),
+    (
+        "UPDATE backstory.event SET version = version + 1 WHERE position = 18; \
+         UPDATE backstory.event SET version = version + 1 WHERE position = 17; \
+         UPDATE backstory.stream SET version = 3 WHERE key = '6'",
+        &["version_gap: event at position 17"],
+    ),
+    (
+        "UPDATE pg_index SET indisunique = false WHERE indexrelid = 'backstory.event_version_key'::regclass; \
+         UPDATE backstory.event SET version = 1 WHERE position = 18; \
+         UPDATE backstory.stream SET version = 1 WHERE key = '6'; \
+         UPDATE pg_index SET indisunique = true WHERE indexrelid = 'backstory.event_version_key'::regclass",
+        &["version_repeated: event at position 18"],
+    ),
+    (
+        "UPDATE backstory.event SET version = 9 WHERE position = 17; \
+         UPDATE backstory.event SET version = 1 WHERE position = 18; \
+         UPDATE backstory.event SET version = 2 WHERE position = 17",
+        &["version_disordered: event at position 17"],
+    ),
+    (
+        "UPDATE backstory.event SET payload = '{\"title\":\"secret\"}' WHERE position = 8; \
+         UPDATE backstory.event SET metadata = '{\"actor\":\"secret\"}' WHERE position = 14; \
+         UPDATE backstory.event SET tags = '{secret}' WHERE position = 15",
+        &[
+            "erased_content: event at position 8",
+            "erased_content: event at position 14",
+            "erased_content: event at position 15",
+        ],
+    ),
+    (
+        "UPDATE backstory.event SET erased_at = NULL, payload = '{\"title\":\"secret\"}' WHERE position = 8",
+        &["not_erased: event at position 8"],
+    ),
+    (
+        "UPDATE backstory.event SET erased_at = recorded_at, payload = '{}' WHERE position IN (3, 11)",
+        &[
+            "erased_without_cause: event at position 3",
+            "erased_without_cause: event at position 11",
+        ],
+    ),
+    (
+        "DELETE FROM backstory.stream WHERE key = '4'",
+        &["stream_missing: stream todo/4"],
+    ),
+    (
+        "INSERT INTO backstory.stream VALUES ('todo', '99', 1, 'live', '{}', 1, 1)",
+        &["stream_without_events: stream todo/99"],
+    ),
+    (
+        "UPDATE backstory.stream SET version = 5 WHERE key = '1'; \
+         UPDATE backstory.stream SET first_position = 2 WHERE key = '2'; \
+         UPDATE backstory.stream SET last_position = 8 WHERE key = '3'",
+        &[
+            "stream_differs: stream todo/1",
+            "stream_differs: stream todo/2",
+            "stream_differs: stream todo/3",
+        ],
+    ),
+    (
+        "UPDATE backstory.stream SET state = 'deleted' WHERE key IN ('2', '6'); \
+         UPDATE backstory.stream SET state = 'live' WHERE key IN ('4'); \
+         UPDATE backstory.stream SET state = 'erased' WHERE key = '3'",
+        &[
+            "stream_differs: stream todo/2",
+            "stream_differs: stream todo/3",
+            "stream_differs: stream todo/4",
+            "stream_differs: stream todo/6",
+            "claim_of_erased: claim `two` in `title`",
+        ],
+    ),
+    (
+        "UPDATE backstory.stream SET tags = '{urgent}' WHERE key = '1'; \
+         UPDATE backstory.stream SET tags = '{gone}' WHERE key = '5'; \
+         UPDATE backstory.stream SET tags = ARRAY[NULL] WHERE key = '6'",
+        &[
+            "stream_differs: stream todo/1",
+            "stream_differs: stream todo/5",
+            "stream_differs: stream todo/6",
+        ],
+    ),
+    (
+        "UPDATE backstory.progress SET position = 19 WHERE projection = 'list'",
+        &["progress_beyond_log: projection `list`"],
+    ),
+    (
+        "UPDATE backstory.progress SET event_id = gen_random_uuid() WHERE projection IN ('list', 'fresh'); \
+         UPDATE backstory.progress SET position = 4 WHERE projection = 'counter'",
+        &[
+            "progress_diverged: projection `counter`",
+            "progress_diverged: projection `list`",
+        ],
+    ),
+    (
+        "UPDATE backstory.retention SET floor = 4; DELETE FROM backstory.event WHERE position <= 4",
+        &["progress_trimmed: projection `counter`"],
+    ),
+    (
+        "UPDATE backstory.snapshot SET event_id = gen_random_uuid()",
+        &["snapshot_diverged: snapshot of todo/1 at version 3"],
+    ),
+    (
+        "UPDATE backstory.snapshot SET version = 50",
+        &["snapshot_diverged: snapshot of todo/1 at version 50"],
+    ),
+    (
+        "INSERT INTO backstory.snapshot SELECT category, key, version, id, 1, '{}' \
+         FROM backstory.event WHERE position = 8",
+        &["snapshot_erased: snapshot of todo/3 at version 1"],
+    ),
+    (
+        "UPDATE backstory.claim SET key = 'nobody'",
+        &["claim_without_owner: claim `two` in `title`"],
+    ),
+    (
+        "UPDATE backstory.claim SET key = '5'",
+        &["claim_of_erased: claim `two` in `title`"],
+    ),
+    (
+        "UPDATE backstory.document SET owner_key = '5'; \
+         INSERT INTO backstory.document VALUES (77, 'lost', '{}', 'todo', '5')",
+        &[
+            "document_of_erased: document `1` in `list`",
+            "document_of_erased: document `lost` in `(without a name)`",
+        ],
+    ),
+    (
+        "DROP TRIGGER guard_table ON backstory.event",
+        &["guard_missing: `guard_table`"],
+    ),
+    (
+        "ALTER TABLE backstory.event ENABLE TRIGGER guard_table",
+        &["guard_off: `guard_table`"],
+    ),
+    (
+        "ALTER TABLE backstory.event DISABLE TRIGGER guard_table",
+        &["guard_off: `guard_table`"],
+    ),
+    (
+        "CREATE OR REPLACE TRIGGER guard_row BEFORE DELETE ON backstory.event \
+           FOR EACH ROW EXECUTE FUNCTION backstory.guard_event_v1()",
+        &["guard_off: `guard_row`"],
+    ),
+    (
+        "CREATE OR REPLACE TRIGGER guard_row BEFORE UPDATE OR DELETE ON backstory.event \
+           FOR EACH ROW WHEN (OLD.version > 1) EXECUTE FUNCTION backstory.guard_event_v1()",
+        &["guard_off: `guard_row`"],
+    ),
+    (
+        "DROP FUNCTION backstory.position_at_v1",
+        &["function_missing: `position_at_v1`"],
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION backstory.guard_event_v1() RETURNS trigger LANGUAGE plpgsql \
+           SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NEW; END'",
+        &["function_changed: `guard_event_v1`"],
+    ),
+    (
+        "ALTER FUNCTION backstory.erase_v1 SECURITY INVOKER",
+        &["function_changed: `erase_v1`"],
+    ),
+    (
+        "ALTER FUNCTION backstory.erase_v1 RESET search_path",
+        &["function_changed: `erase_v1`"],
+    ),
+    (
+        "DROP INDEX backstory.event_tags; \
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'backstory.claim_owner'::regclass; \
+         ALTER TABLE backstory.event DROP CONSTRAINT event_id_key; \
+         CREATE INDEX event_id_key ON backstory.event (id)",
+        &[
+            "index_missing: `event_id_key`",
+            "index_missing: `event_tags`",
+            "index_missing: `claim_owner`",
+        ],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_damage_is_found_and_named() {
+    let results: Vec<_> = stream::iter(DAMAGES)
+        .map(|(damage, expected)| async move {
+            let (_database, mut admin) = filled().await;
+            let guarded = damage.contains("guard_row");
+            if !guarded {
+                run(
+                    &mut admin,
+                    "ALTER TABLE backstory.event DISABLE TRIGGER guard_row",
+                )
+                .await;
+            }
+            run(&mut admin, damage).await;
+            if !guarded {
+                run(
+                    &mut admin,
+                    "ALTER TABLE backstory.event ENABLE ALWAYS TRIGGER guard_row",
+                )
+                .await;
+            }
+            let verification = verify(&mut admin, "backstory").await.unwrap();
+            assert_eq!(said(&verification), *expected, "{damage}\n{verification}");
+            assert!(!verification.is_sound());
+            assert_eq!(verification.total(), u64::try_from(expected.len()).unwrap());
+            verification.findings
+        })
+        .buffer_unordered(4)
+        .collect()
+        .await;
+    let found: std::collections::BTreeSet<_> = results
+        .iter()
+        .flatten()
+        .map(|finding| finding.kind)
+        .collect();
+    let all: Vec<_> = FindingKind::ALL.iter().copied().collect();
+    assert_eq!(
+        found.into_iter().collect::<Vec<_>>(),
+        all,
+        "kinds without a damage"
+    );
+}

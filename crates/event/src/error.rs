@@ -160,6 +160,19 @@ pub enum StoreErrorKind {
         /// Which data.
         reason: String,
     },
+    /// The payload of a stored event is in a form that this program does not know.
+    #[error(
+        "the payload of the event at position {position} (id {event_id}) is stored as `{transform}`, \
+         which this program does not know: update it"
+    )]
+    UnknownTransform {
+        /// Where it is.
+        position: Position,
+        /// Which event.
+        event_id: EventId,
+        /// The name of the form.
+        transform: String,
+    },
     /// A stored event does not decode.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -141,7 +141,7 @@ pub(crate) fn statement(
     sql.push(schema.sql(
         ") AS high) ends) \
          SELECT bounds.head, r.position, r.category, r.key, r.version, r.id, r.name, r.schema_version, \
-           r.payload::text, r.metadata::text, r.tags, r.recorded_at, r.erased_at \
+           r.payload::text, r.metadata::text, r.tags, r.recorded_at, r.erased_at, r.transform \
          FROM bounds LEFT JOIN LATERAL ( \
            SELECT e.* FROM {s}.event e WHERE e.position = ANY (ARRAY[bounds.low, bounds.high]) \
            UNION ALL (",
@@ -279,9 +279,21 @@ impl Decoder {
         let Some(position) = position else {
             return Ok(None);
         };
-        self.fields(row, Position::new(position))
-            .map(|recorded| Some(RecordedEvent::new(recorded)))
-            .map_err(|error| damaged(position, error))
+        let recorded = self
+            .fields(row, Position::new(position))
+            .map_err(|error| damaged(position, error))?;
+        // No transform is known yet. Of an erased event nothing is left that has a form.
+        let transform: Option<String> = row.try_get(13).map_err(store_error)?;
+        match transform {
+            Some(transform) if recorded.erased_at.is_none() => {
+                Err(StoreError::new(StoreErrorKind::UnknownTransform {
+                    position: recorded.position,
+                    event_id: recorded.id,
+                    transform,
+                }))
+            }
+            _ => Ok(Some(RecordedEvent::new(recorded))),
+        }
     }
 
     fn fields(&mut self, row: &PgRow, position: Position) -> Result<Recorded, Error> {

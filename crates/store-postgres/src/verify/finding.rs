@@ -100,12 +100,9 @@ kinds! {
     /// The snapshot was taken of events that are erased.
     SnapshotErased = "snapshot_erased":
         "content that was to be erased may still be stored in the snapshot; delete it";
-    /// The owner of the claim has no events.
-    ClaimWithoutOwner = "claim_without_owner":
-        "nobody can give the value back; release it";
     /// The owner of the claim is erased.
     ClaimOfErased = "claim_of_erased":
-        "the value stays taken although its owner is gone; release it";
+        "the value of an owner that was to be erased is still stored, or was taken for it afterwards; release it";
     /// The owner of the document is erased.
     DocumentOfErased = "document_of_erased":
         "content that was to be erased is still stored in a read model";

@@ -34,6 +34,8 @@ mod append;
 mod documents;
 mod error;
 mod guess;
+mod indexes;
+mod maintenance;
 mod options;
 mod pooler;
 mod projections;
@@ -60,6 +62,8 @@ use backstory_event::{
 };
 pub use backstory_store_kit::WriterOptions;
 use backstory_store_kit::{Coalescer, CoalescerOptions, Tail, Writer};
+pub use indexes::{IndexChange, IndexInfo, IndexState, OptionalIndex};
+pub use maintenance::Maintenance;
 pub use options::{Migrations, Pooler, PostgresOptions, Wake};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, PgPool, Row,

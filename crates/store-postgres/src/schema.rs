@@ -156,10 +156,7 @@ impl Schema {
     }
 
     /// The newest version that is stored; 0 when there is none.
-    pub(crate) async fn stored_version(
-        &self,
-        connection: &mut PgConnection,
-    ) -> Result<i32, StoreError> {
+    async fn stored_version(&self, connection: &mut PgConnection) -> Result<i32, StoreError> {
         let exists: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = $1 AND c.relname = 'migration')",
@@ -189,6 +186,20 @@ impl Schema {
             )));
         }
         Ok(version)
+    }
+
+    /// The version that is stored.
+    ///
+    /// # Errors
+    /// `Schema` when there is none.
+    pub(crate) async fn require(&self, connection: &mut PgConnection) -> Result<i32, StoreError> {
+        match self.stored_version(connection).await? {
+            0 => Err(schema_error(format!(
+                "there is no schema `{}` of this store in the database",
+                self.name
+            ))),
+            version => Ok(version),
+        }
     }
 
     async fn apply(&self, connection: &mut PgConnection) -> Result<(), StoreError> {

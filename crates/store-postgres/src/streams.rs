@@ -4,7 +4,7 @@ use backstory_event::{
     Position, StreamCursor, StreamId, StreamInfo, StreamPage, StreamQuery, StreamState,
     StreamVersion, Tag,
 };
-use sqlx::{Error, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{Error, Postgres, QueryBuilder, Row, postgres::PgRow};
 
 use crate::{
     append::{column, storable},
@@ -29,6 +29,20 @@ pub(crate) async fn list(
         });
     }
     let size = query.page_size();
+    let mut sql = statement(schema, query);
+    let mut lease = Lease::of(pool).await?;
+    let rows = sql.build().fetch_all(&mut *lease).await;
+    let rows = lease.done_with(rows).await?;
+    let mut streams = rows.iter().map(info).collect::<Result<Vec<_>, _>>()?;
+    let more = streams.len() > size;
+    streams.truncate(size);
+    let last = streams.last().filter(|_| more);
+    let next = last.map(|info| StreamCursor::behind(info.stream.clone()));
+    Ok(StreamPage { streams, next })
+}
+
+/// The statement of a page, and of one stream more.
+pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Postgres> {
     // Those with a tag are few: found by their index, then sorted.
     let source = if query.tags.is_empty() {
         "{s}.stream"
@@ -62,17 +76,8 @@ pub(crate) async fn list(
         sql.push_bind(stream.key()).push(")");
     }
     sql.push(" ORDER BY t.category, t.key LIMIT ");
-    sql.push_bind(i64::try_from(size + 1).unwrap_or(i64::MAX));
-
-    let mut lease = Lease::of(pool).await?;
-    let rows = sql.build().fetch_all(&mut *lease).await;
-    let rows = lease.done_with(rows).await?;
-    let mut streams = rows.iter().map(info).collect::<Result<Vec<_>, _>>()?;
-    let more = streams.len() > size;
-    streams.truncate(size);
-    let last = streams.last().filter(|_| more);
-    let next = last.map(|info| StreamCursor::behind(info.stream.clone()));
-    Ok(StreamPage { streams, next })
+    sql.push_bind(i64::try_from(query.page_size() + 1).unwrap_or(i64::MAX));
+    sql
 }
 
 fn info(row: &PgRow) -> Result<StreamInfo, Error> {

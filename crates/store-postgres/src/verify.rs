@@ -180,12 +180,7 @@ async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<Verific
         .execute(&mut *transaction)
         .await
         .map_err(store_error)?;
-    let version = schema.stored_version(&mut transaction).await?;
-    if version == 0 {
-        return Err(StoreError::new(StoreErrorKind::Schema {
-            reason: format!("there is no schema `{}` in this database", schema.name()),
-        }));
-    }
+    let version = schema.require(&mut transaction).await?;
     let mut report = Report::default();
     let (floor, head, rows) = count(&mut transaction, schema).await.map_err(store_error)?;
     objects::check(&mut transaction, schema, version, &mut report)

@@ -140,7 +140,7 @@ fn rare_tag() -> Tag {
 #[tokio::test]
 async fn the_indexes_of_the_schema_are_worth_their_price() {
     let (_database, mut connection) = filled().await;
-    let sql = Statements::new(&schema());
+    let sql = Statements::new(&schema(), true);
 
     let named = Statement::page(FilterItem::new().name("todo.rare"), 40_000);
     worth(&mut connection, "event_name_position", false, &named).await;

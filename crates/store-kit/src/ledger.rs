@@ -24,7 +24,9 @@ impl StreamRow {
     }
 }
 
-/// Decides a batch. The result is that of its appends one after another.
+/// Decides a batch. The result is that of its appends one after another, unless a condition
+/// follows on an erasure: what that takes away is still among the facts. [`Writer`](crate::Writer)
+/// makes no such batch.
 pub fn decide<'a>(
     appends: impl IntoIterator<Item = &'a Append>,
     facts: Facts,

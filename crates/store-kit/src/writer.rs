@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use backstory_event::{Append, Appended, Limits, StoreError, StoreErrorKind};
+use backstory_event::{Append, Appended, Lifecycle, Limits, StoreError, StoreErrorKind};
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, yield_now},
@@ -260,17 +260,20 @@ struct Batch<'a> {
     requests: Vec<Request>,
     events: usize,
     bytes: usize,
+    erases: bool,
 }
 
 impl<'a> Batch<'a> {
     fn new(options: &'a WriterOptions, first: Request) -> Self {
         let events = first.append.events().count();
         let bytes = first.append.size();
+        let erases = erases(&first.append);
         Self {
             options,
             requests: vec![first],
             events,
             bytes,
+            erases,
         }
     }
 
@@ -281,14 +284,22 @@ impl<'a> Batch<'a> {
         if self.requests.len() >= self.options.batch_appends
             || events > self.options.batch_events
             || bytes > self.options.batch_bytes
+            // What the batch erases is still looked at by its conditions: they wait for the next.
+            || (self.erases && !request.append.conditions.is_empty())
         {
             return Err(request);
         }
+        self.erases |= erases(&request.append);
         self.events = events;
         self.bytes = bytes;
         self.requests.push(request);
         Ok(())
     }
+}
+
+fn erases(append: &Append) -> bool {
+    let erased = Lifecycle::Erased.name();
+    append.events().any(|event| event.name == erased)
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);

@@ -9,7 +9,7 @@ use backstory_conformance::{
 };
 use backstory_event::{
     Append, Appended, Companion, Conflict, EventFilter, EventId, EventQuery, EventStore,
-    EventStoreExt, ExpectedVersion, StoreError, StoreErrorKind,
+    EventStoreExt, ExpectedVersion, Lifecycle, StoreError, StoreErrorKind, StreamId,
 };
 use backstory_store_memory::MemoryStore;
 use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
@@ -132,6 +132,7 @@ struct Twins {
     generator: Generator,
     receipts: Receipts,
     poison: Option<Append>,
+    owner: Option<StreamId>,
     counts: Counts,
 }
 
@@ -169,6 +170,7 @@ impl Twins {
             generator: Generator::new(seed, 2),
             receipts: Receipts::default(),
             poison: None,
+            owner: None,
             counts,
         };
         let keeper = stream(PROBE, 1);
@@ -220,19 +222,34 @@ impl Twins {
                 self.poison = Some(append.clone());
             }
             4 if self.poison.is_some() => append = self.poison.clone().unwrap(),
+            // Erases who has just taken a claim.
+            5..9 if self.owner.is_some() => {
+                let id = self.new_id();
+                let erased = Lifecycle::Erased.event().with_id(id);
+                append = Append::to(self.owner.take().unwrap(), ExpectedVersion::Any, [erased]);
+            }
             _ => {}
         }
+        let mut owners = append.companions.iter().map(Companion::owner);
+        // A refused claim that an erasure takes back would never reach the database.
+        let owner = owners.find(|owner| owner.category() != POISONED);
+        self.owner = owner.cloned().or(self.owner.take());
         let outcome = self.expect(&append).await;
         self.count(name(&outcome));
         (append, outcome)
     }
 
-    fn spoil(&mut self, append: &mut Append) {
+    fn new_id(&mut self) -> EventId {
         let dice = &mut self.generator.dice;
+        EventId::from_uuid(Uuid::from_u64_pair(dice.roll() | 1, dice.roll()))
+    }
+
+    fn spoil(&mut self, append: &mut Append) {
         // New ids: it is not what was sent before.
         for event in append.parts.iter_mut().flat_map(|part| &mut part.events) {
-            event.id = EventId::from_uuid(Uuid::from_u64_pair(dice.roll() | 1, dice.roll()));
+            event.id = self.new_id();
         }
+        let dice = &mut self.generator.dice;
         let mut events = append.parts.iter_mut().flat_map(|part| &mut part.events);
         let own = events.find(|event| !event.name.starts_with("backstory."));
         match own {

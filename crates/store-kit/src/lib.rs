@@ -4,14 +4,18 @@
 
 mod coalescer;
 mod facts;
+mod histogram;
 mod ledger;
+mod meters;
 mod scan;
 mod tail;
 mod writer;
 
 pub use coalescer::{BatchReader, Coalescer, CoalescerOptions};
 pub use facts::{ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow};
+pub use histogram::{Distribution, Histogram};
 pub use ledger::{decide, scrub};
+pub use meters::{Conflicts, Refusals, WriterStats};
 pub use scan::Scan;
 pub use tail::Tail;
 pub use writer::{BatchWriter, WriteFailure, Writer, WriterOptions};

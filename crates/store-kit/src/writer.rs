@@ -18,6 +18,11 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
+use crate::{
+    histogram::Histogram,
+    meters::{Meters, WriterStats},
+};
+
 /// Why a batch has no outcomes.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -38,6 +43,12 @@ pub trait BatchWriter: Send + 'static {
     /// answers shortly before can still say why nothing was stored.
     fn deadline(&mut self, earliest: Instant) {
         let _ = earliest;
+    }
+
+    /// Where the store records how long it waits for the lock of the log, if it knows that. Asked
+    /// once, for [`WriterStats::lock_wait_micros`].
+    fn lock_wait(&self) -> Option<Arc<Histogram>> {
+        None
     }
 
     /// Writes a batch in one transaction: one outcome per append, in order.
@@ -99,6 +110,7 @@ impl Stage {
 
 struct Request {
     append: Arc<Append>,
+    since: Instant,
     deadline: Instant,
     stage: Arc<Stage>,
     reply: oneshot::Sender<Result<Appended, StoreError>>,
@@ -110,9 +122,36 @@ impl Request {
         !self.reply.is_closed() && self.deadline > Instant::now()
     }
 
-    fn answer(self, outcome: Result<Appended, StoreError>) {
+    fn answer(self, meters: &Meters, outcome: Result<Appended, StoreError>) {
+        meters.answer(outcome.as_ref().map_err(StoreError::kind));
         // A caller that has gone away does not want to know.
         let _ = self.reply.send(outcome);
+    }
+}
+
+/// A caller that waits. When it gives up or goes away, what was not sent is withdrawn.
+struct Caller<'a> {
+    stage: &'a Stage,
+    meters: &'a Meters,
+    answered: bool,
+}
+
+impl Caller<'_> {
+    /// False when it is too late.
+    fn withdraw(&self) -> bool {
+        let withdrawn = self.stage.change(Stage::QUEUED, Stage::WITHDRAWN);
+        if withdrawn {
+            self.meters.withdrawn.add();
+        }
+        withdrawn
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.withdraw();
+        }
     }
 }
 
@@ -124,6 +163,7 @@ pub struct Writer {
     options: WriterOptions,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
     close: mpsc::Sender<()>,
+    meters: Arc<Meters>,
 }
 
 impl Writer {
@@ -131,12 +171,14 @@ impl Writer {
     pub fn spawn(batches: impl BatchWriter, options: WriterOptions) -> Self {
         let (requests, receiver) = mpsc::channel(options.queue.max(1));
         let (close, closing) = mpsc::channel(1);
-        let task = tokio::spawn(run(batches, options, receiver, closing));
+        let meters = Arc::new(Meters::new(batches.lock_wait()));
+        let task = tokio::spawn(run(batches, options, receiver, closing, meters.clone()));
         Self {
             requests,
             options,
             task: Arc::new(Mutex::new(Some(task))),
             close,
+            meters,
         }
     }
 
@@ -150,22 +192,40 @@ impl Writer {
         self.requests.max_capacity() - self.requests.capacity()
     }
 
+    /// What the writer counted since its start. Costs next to nothing and asks nobody.
+    pub fn stats(&self) -> WriterStats {
+        self.meters
+            .read(self.queued(), self.requests.max_capacity())
+    }
+
     /// Stores an append. Dropping the future withdraws it if it has not been sent yet.
     ///
     /// # Errors
     /// What the database answered; `NotStored` when the deadline passed in the queue,
     /// `OutcomeUnknown` when it passed while the database worked on it, `Closed`.
     pub async fn append(&self, append: Append) -> Result<Appended, StoreError> {
-        append.validate(&self.options.limits)?;
-        let deadline = Instant::now() + append.deadline.unwrap_or(self.options.deadline);
+        let meters = &*self.meters;
+        if let Err(invalid) = append.validate(&self.options.limits) {
+            let error = StoreError::from(invalid);
+            meters.answer(Err(error.kind()));
+            return Err(error);
+        }
+        let since = Instant::now();
+        let deadline = since + append.deadline.unwrap_or(self.options.deadline);
         let append = Arc::new(append);
         let stage = Arc::new(Stage(AtomicU8::new(Stage::QUEUED)));
         let (reply, answer) = oneshot::channel();
         let request = Request {
             append: append.clone(),
+            since,
             deadline,
             stage: stage.clone(),
             reply,
+        };
+        let mut caller = Caller {
+            stage: &stage,
+            meters,
+            answered: false,
         };
         match timeout_at(deadline, self.requests.send(request)).await {
             Err(_) => return Err(not_stored("the queue was full until the deadline")),
@@ -173,19 +233,21 @@ impl Writer {
             Ok(Ok(())) => {}
         }
         match timeout_at(deadline, answer).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => {
+                caller.answered = true;
+                outcome
+            }
             // The task also drops what nobody waits for any more.
-            Ok(Err(_))
-                if Instant::now() < deadline && stage.change(Stage::QUEUED, Stage::WITHDRAWN) =>
-            {
+            Ok(Err(_)) if Instant::now() < deadline && caller.withdraw() => {
                 Err(StoreError::new(StoreErrorKind::Closed))
             }
-            _ if stage.change(Stage::QUEUED, Stage::WITHDRAWN) => {
-                Err(not_stored("the deadline passed before it was sent"))
+            _ if caller.withdraw() => Err(not_stored("the deadline passed before it was sent")),
+            _ => {
+                meters.unknown.add();
+                Err(StoreError::new(StoreErrorKind::OutcomeUnknown {
+                    event_ids: append.event_ids(),
+                }))
             }
-            _ => Err(StoreError::new(StoreErrorKind::OutcomeUnknown {
-                event_ids: append.event_ids(),
-            })),
         }
     }
 
@@ -225,6 +287,7 @@ async fn run(
     options: WriterOptions,
     mut requests: mpsc::Receiver<Request>,
     mut closing: mpsc::Receiver<()>,
+    meters: Arc<Meters>,
 ) {
     let mut held: Option<Request> = None;
     loop {
@@ -251,7 +314,8 @@ async fn run(
                 break;
             }
         }
-        write(&mut batches, batch.requests).await;
+        batch.count(&meters);
+        write(&mut batches, batch.requests, &meters).await;
     }
 }
 
@@ -295,6 +359,16 @@ impl<'a> Batch<'a> {
         self.requests.push(request);
         Ok(())
     }
+
+    fn count(&self, meters: &Meters) {
+        meters.batch_appends.record(self.requests.len() as u64);
+        meters.batch_events.record(self.events as u64);
+        meters.batch_bytes.record(self.bytes as u64);
+        let now = Instant::now();
+        for request in &self.requests {
+            meters.queue_wait.record_time(now - request.since);
+        }
+    }
 }
 
 fn erases(append: &Append) -> bool {
@@ -306,7 +380,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes requests until each has its answer or nobody waits for it any more.
-async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>) {
+async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>, meters: &Meters) {
+    let _writing = meters.writing();
     let mut todo = VecDeque::from([requests]);
     let mut pause = FIRST_PAUSE;
     // After a lost answer the same batch must be sent again: its outcome is open.
@@ -329,12 +404,15 @@ async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>) {
         if let Some(earliest) = wanted.map(|request| request.deadline).min() {
             batches.deadline(earliest);
         }
-        match batches.write(&appends).await {
+        let begun = Instant::now();
+        let result = batches.write(&appends).await;
+        meters.batch_time.record_time(begun.elapsed());
+        match result {
             Ok(outcomes) => {
                 open = false;
                 pause = FIRST_PAUSE;
                 for (request, outcome) in requests.into_iter().zip(outcomes) {
-                    request.answer(outcome.map_err(StoreError::new));
+                    request.answer(meters, outcome.map_err(StoreError::new));
                 }
             }
             Err(WriteFailure::Refused(error)) => {
@@ -342,9 +420,10 @@ async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>) {
                 if requests.len() == 1 {
                     requests
                         .into_iter()
-                        .for_each(|request| request.answer(Err(copy(&error))));
+                        .for_each(|request| request.answer(meters, Err(copy(&error))));
                     continue;
                 }
+                meters.bisections.add();
                 requests.iter().for_each(unsend);
                 let half = requests.split_off(requests.len() / 2);
                 todo.push_front(half);
@@ -355,13 +434,15 @@ async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>) {
                 if !open {
                     requests.iter().for_each(unsend);
                 }
-                requests = answer_expired(requests, &error, open);
+                meters.retries.add();
+                requests = answer_expired(requests, &error, open, meters);
                 todo.push_front(requests);
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(WriteFailure::Lost(error)) => {
                 tracing::warn!(%error, appends = requests.len(), "answer lost, batch is sent again");
+                meters.resent.add();
                 open = true;
                 todo.push_front(requests);
                 sleep(pause).await;
@@ -377,14 +458,19 @@ fn unsend(request: &Request) {
 }
 
 /// Tells callers whose time is nearly up why their append was not stored, instead of a bare deadline.
-fn answer_expired(requests: Vec<Request>, error: &StoreError, open: bool) -> Vec<Request> {
+fn answer_expired(
+    requests: Vec<Request>,
+    error: &StoreError,
+    open: bool,
+    meters: &Meters,
+) -> Vec<Request> {
     let soon = Instant::now() + LONGEST_PAUSE;
     let (expired, rest): (Vec<_>, Vec<_>) = requests
         .into_iter()
         .partition(|request| !open && request.deadline <= soon);
     expired
         .into_iter()
-        .for_each(|request| request.answer(Err(copy(error))));
+        .for_each(|request| request.answer(meters, Err(copy(error))));
     rest
 }
 

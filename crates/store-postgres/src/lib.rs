@@ -35,6 +35,7 @@ mod documents;
 mod error;
 mod guess;
 mod indexes;
+mod loads;
 mod maintenance;
 mod options;
 mod pooler;
@@ -77,6 +78,7 @@ pub use within::Pending;
 use crate::{
     ahead::AheadReader,
     error::store_error,
+    loads::{FirstPage, Loads},
     read::Reader,
     schema::Schema,
     session::{Pool, Session, retry},
@@ -98,6 +100,7 @@ struct Inner {
     sql: Arc<Statements>,
     options: PostgresOptions,
     writer: Writer,
+    loads: Coalescer<Loads>,
     tail: Tail,
     watcher: Watcher,
     ahead: Coalescer<AheadReader>,
@@ -196,6 +199,12 @@ impl PostgresStore {
             session,
         );
         let writer = Writer::spawn(writer, options.writer);
+        let loads = Loads {
+            pool: pool.clone(),
+            sql: sql.clone(),
+            page: options.page,
+        };
+        let loads = Coalescer::new(loads, CoalescerOptions::default());
         let watcher = Watcher::spawn(Watch {
             connect,
             pool: pool.clone(),
@@ -216,6 +225,7 @@ impl PostgresStore {
             sql,
             options,
             writer,
+            loads,
             tail,
             watcher,
             ahead,
@@ -323,6 +333,9 @@ impl EventStore for PostgresStore {
 
     async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
         self.check_open()?;
+        if let Some(first) = FirstPage::of(query) {
+            return self.0.loads.ask(first).await;
+        }
         let reader = Reader {
             pool: self.pool(),
             schema: self.schema(),

@@ -259,7 +259,7 @@ fn restrict(sql: &mut QueryBuilder<Postgres>, query: &EventQuery) {
 
 /// Makes events of rows. Texts that repeat within a page are kept once.
 #[derive(Default)]
-struct Decoder {
+pub(crate) struct Decoder {
     texts: HashMap<String, Arc<str>>,
 }
 
@@ -274,7 +274,7 @@ impl Decoder {
     }
 
     /// The event of a row; nothing for the row that says only how far the log reaches.
-    fn decode(&mut self, row: &PgRow) -> Result<Option<RecordedEvent>, StoreError> {
+    pub(crate) fn decode(&mut self, row: &PgRow) -> Result<Option<RecordedEvent>, StoreError> {
         let position: Option<i64> = row.try_get(1).map_err(store_error)?;
         let Some(position) = position else {
             return Ok(None);

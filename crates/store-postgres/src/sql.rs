@@ -59,6 +59,22 @@ macro_rules! settings {
     };
 }
 
+/// The columns of an event `e`, as a reader decodes them behind a first one.
+macro_rules! event {
+    () => {
+        "e.position, e.category, e.key, e.version, e.id, e.name, e.schema_version, \
+         e.payload::text, e.metadata::text, e.tags, e.recorded_at, e.erased_at"
+    };
+}
+
+/// The newest event without its content.
+macro_rules! end {
+    () => {
+        "(SELECT 0, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL \
+          FROM {s}.event e ORDER BY e.position DESC LIMIT 1)"
+    };
+}
+
 statements! {
     // Stands behind BEGIN and the timeouts. The lock is taken by a statement of its own, so that
     // the next one sees what its last holder committed.
@@ -171,6 +187,17 @@ statements! {
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
           AND l.classid = (({lock} >> 32) & 4294967295)::oid AND l.objid = ({lock} & 4294967295)::oid \
         LIMIT 1";
+
+    // The first events of streams, by number, and the end of the log as number 0.
+    load = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \
+          WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 \
+          ORDER BY e.version LIMIT $5) UNION ALL ", end!());
+
+    load_many = concat!("SELECT q.n, f.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+          WITH ORDINALITY AS q(category, key, low, high, rows, n) \
+        CROSS JOIN LATERAL (SELECT ", event!(), " FROM {s}.event e \
+          WHERE e.category = q.category AND e.key = q.key AND e.version >= q.low AND e.version <= q.high \
+          ORDER BY e.version LIMIT q.rows) f UNION ALL ", end!());
 
     head = "SELECT coalesce(max(e.position), 0) FROM {s}.event e";
 

@@ -1,0 +1,199 @@
+//! The first pages of single streams, as loading an aggregate asks for them: by one fixed
+//! statement, and together when they are pending together.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstory_event::{
+    Checkpoint, Direction, EventId, EventQuery, Page, Position, RecordedEvent, StoreError,
+    StreamId, StreamVersion,
+};
+use backstory_store_kit::BatchReader;
+use sqlx::{Error, Row, postgres::PgRow};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{
+    append::{column, storable},
+    error::store_error,
+    read::Decoder,
+    session::{Lease, Pool, retry},
+    sql::Statements,
+};
+
+/// How many events one of many gets at most; longer streams go on by pages of their own.
+const TOGETHER: i64 = 100;
+
+/// The first page of one stream, forward, without other restrictions than versions.
+#[derive(Debug)]
+pub(crate) struct FirstPage {
+    query: EventQuery,
+    stream: StreamId,
+}
+
+impl FirstPage {
+    /// Nothing when the query asks for something else.
+    pub(crate) fn of(query: &EventQuery) -> Option<Self> {
+        let EventQuery {
+            after: Checkpoint::START,
+            up_to: None,
+            since: None,
+            until: None,
+            direction: Direction::Forward,
+            ..
+        } = query
+        else {
+            return None;
+        };
+        let [item] = query.filter.items() else {
+            return None;
+        };
+        let restricted = !item.get_names().is_empty()
+            || !item.get_categories().is_empty()
+            || !item.get_tags().is_empty();
+        let mut streams = item.get_streams().iter();
+        let (Some(stream), None) = (streams.next(), streams.next()) else {
+            return None;
+        };
+        let possible = storable(stream.category()) && storable(stream.key());
+        if restricted || !possible || query.limit == Some(0) {
+            return None;
+        }
+        Some(Self {
+            stream: stream.clone(),
+            query: query.clone(),
+        })
+    }
+
+    fn low(&self) -> i64 {
+        self.query.from_version.map_or(0, StreamVersion::get)
+    }
+
+    fn high(&self) -> i64 {
+        self.query.to_version.map_or(i64::MAX, StreamVersion::get)
+    }
+
+    fn limit(&self, page: i64) -> i64 {
+        let limit = self.query.limit.and_then(|limit| i64::try_from(limit).ok());
+        limit.unwrap_or(page).min(page)
+    }
+
+    /// The page of the events that were found, as [`backstory_store_kit::Scan::page`] makes it.
+    fn page(&self, mut events: Vec<RecordedEvent>, head: Checkpoint, page: i64) -> Page {
+        events.sort_unstable_by_key(RecordedEvent::version);
+        let full = i64::try_from(events.len()).unwrap_or(i64::MAX) >= self.limit(page);
+        let last = events.last().filter(|_| full);
+        let checkpoint = last.map_or(head, RecordedEvent::checkpoint);
+        let rest = self.query.limit.map(|limit| limit - events.len());
+        let next = (checkpoint.position < head.position && rest != Some(0)).then(|| {
+            let mut next = self.query.clone().after(checkpoint);
+            next.limit = rest;
+            next
+        });
+        Page {
+            events,
+            checkpoint,
+            head: head.position,
+            next,
+        }
+    }
+}
+
+/// Reads first pages.
+#[derive(Debug)]
+pub(crate) struct Loads {
+    pub(crate) pool: Pool,
+    pub(crate) sql: Arc<Statements>,
+    pub(crate) page: usize,
+}
+
+impl Loads {
+    fn page(&self) -> i64 {
+        i64::try_from(self.page).unwrap_or(i64::MAX)
+    }
+
+    async fn rows_of_one(&self, load: &FirstPage) -> Result<Vec<PgRow>, Error> {
+        let mut lease = Lease::of(&self.pool).await?;
+        let rows = sqlx::query(self.sql.load.text())
+            .bind(load.stream.category())
+            .bind(load.stream.key())
+            .bind(load.low())
+            .bind(load.high())
+            .bind(load.limit(self.page()))
+            .fetch_all(&mut *lease)
+            .await;
+        lease.done_with(rows).await
+    }
+
+    async fn rows_of_many(&self, loads: &[Arc<FirstPage>], page: i64) -> Result<Vec<PgRow>, Error> {
+        let mut lease = Lease::of(&self.pool).await?;
+        let rows = sqlx::query(self.sql.load_many.text())
+            .bind(column(loads, |load| load.stream.category()))
+            .bind(column(loads, |load| load.stream.key()))
+            .bind(column(loads, |load| load.low()))
+            .bind(column(loads, |load| load.high()))
+            .bind(column(loads, |load| load.limit(page)))
+            .fetch_all(&mut *lease)
+            .await;
+        lease.done_with(rows).await
+    }
+}
+
+#[async_trait]
+impl BatchReader for Loads {
+    type Request = FirstPage;
+    type Answer = Page;
+    type Error = StoreError;
+
+    async fn one(&self, load: &FirstPage) -> Result<Page, StoreError> {
+        let span = tracing::debug_span!("backstory.postgres.read");
+        let rows = retry(&self.pool, || Box::pin(self.rows_of_one(load)))
+            .instrument(span)
+            .await
+            .map_err(store_error)?;
+        let (mut found, head) = decode(&rows, 1)?;
+        Ok(load.page(found.pop().unwrap_or_default(), head, self.page()))
+    }
+
+    async fn many(&self, loads: &[Arc<FirstPage>]) -> Option<Vec<Page>> {
+        let page = self.page().min(TOGETHER);
+        let span = tracing::debug_span!("backstory.postgres.read", loads = loads.len());
+        let rows = retry(&self.pool, || Box::pin(self.rows_of_many(loads, page)))
+            .instrument(span)
+            .await;
+        let rows = rows.inspect_err(|error| {
+            tracing::debug!(%error, loads = loads.len(), "each is read on its own");
+        });
+        let (found, head) = decode(&rows.ok()?, loads.len()).ok()?;
+        let pages = loads.iter().zip(found);
+        Some(
+            pages
+                .map(|(load, events)| load.page(events, head, page))
+                .collect(),
+        )
+    }
+}
+
+/// The events of each of so many loads, and the end of the log: the row that belongs to none.
+fn decode(
+    rows: &[PgRow],
+    loads: usize,
+) -> Result<(Vec<Vec<RecordedEvent>>, Checkpoint), StoreError> {
+    let mut decoder = Decoder::default();
+    let mut found: Vec<_> = (0..loads).map(|_| Vec::new()).collect();
+    let mut head = Checkpoint::START;
+    for row in rows {
+        let number: i64 = row.try_get(0).map_err(store_error)?;
+        if number == 0 {
+            head.position = Position::new(row.try_get(1).map_err(store_error)?);
+            let id: Uuid = row.try_get(5).map_err(store_error)?;
+            head.event_id = EventId::from_uuid(id);
+            continue;
+        }
+        let events = usize::try_from(number - 1).ok();
+        if let Some(events) = events.and_then(|index| found.get_mut(index)) {
+            events.extend(decoder.decode(row)?);
+        }
+    }
+    Ok((found, head))
+}

@@ -109,7 +109,7 @@ pub async fn random_appends_have_the_outcome_of_the_model<F: Fixture>(fixture: &
     let mut generator = Generator::new(seed, 2);
     let (mut model, mut tags) = (Model::default(), StreamTags::default());
     let (mut stored, mut kinds) = (0, std::collections::BTreeSet::new());
-    for number in 0..300 {
+    for number in 0..450 {
         let append = generator.append(&model);
         let handle = if generator.dice.once_in(4) {
             &other
@@ -234,7 +234,7 @@ pub async fn one_callers_appends_are_decided_in_the_order_they_were_sent<F: Fixt
     let mut generator = Generator::new(4, 2);
     let (mut model, mut tags) = (Model::default(), StreamTags::default());
     for round in 0..15 {
-        let appends: Vec<_> = (0..30).map(|_| generator.append(&model)).collect();
+        let appends: Vec<_> = (0..30).map(|_| generator.ordered(&model)).collect();
         let outcomes = join_all(appends.iter().map(|append| send(&store, append))).await;
         for (append, found) in appends.iter().zip(&outcomes) {
             let length = model.events.len();

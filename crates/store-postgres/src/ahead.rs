@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// So few events are looked through under the lock as fast as before it.
-const NEAR: i64 = 64;
+const NEAR: i64 = 250;
 
 /// Answers where conditions have to be checked from.
 pub(crate) struct AheadReader {
@@ -37,7 +37,9 @@ impl PostgresStore {
     /// Moves the conditions of an append forward as far as they hold already.
     pub(crate) async fn check_ahead(&self, append: &mut Append) -> Result<(), StoreError> {
         let head = self.tail().head().get();
-        let far = |condition: &&mut AppendCondition| condition.after.position.get() + NEAR < head;
+        let far = |condition: &&mut AppendCondition| {
+            head.saturating_sub(condition.after.position.get()) > NEAR
+        };
         let patience = append.deadline.unwrap_or(self.options().writer.deadline);
         let checks = append
             .conditions

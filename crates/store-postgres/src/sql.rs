@@ -63,14 +63,14 @@ macro_rules! settings {
 macro_rules! event {
     () => {
         "e.position, e.category, e.key, e.version, e.id, e.name, e.schema_version, \
-         e.payload::text, e.metadata::text, e.tags, e.recorded_at, e.erased_at"
+         e.payload::text, e.metadata::text, e.tags, e.recorded_at, e.erased_at, e.transform"
     };
 }
 
 /// The newest event without its content.
 macro_rules! end {
     () => {
-        "(SELECT 0, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL \
+        "(SELECT 0, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL, NULL \
           FROM {s}.event e ORDER BY e.position DESC LIMIT 1)"
     };
 }

@@ -190,6 +190,21 @@ impl Generator {
         append
     }
 
+    /// Any append whose conditions begin near the end of the log: a store may look through what is
+    /// far back before it queues the append, so that others overtake it.
+    pub fn ordered(&mut self, model: &impl Seen) -> Append {
+        loop {
+            let append = self.append(model);
+            let near = |condition: &AppendCondition| {
+                let after = condition.after.position.get();
+                after.saturating_add(100) > i64::try_from(model.count()).unwrap()
+            };
+            if append.conditions.iter().all(near) {
+                return append;
+            }
+        }
+    }
+
     fn condition(&mut self, model: &impl Seen) -> AppendCondition {
         let count = model.count();
         let after = count.saturating_sub(self.dice.below(12));

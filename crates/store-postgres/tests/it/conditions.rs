@@ -158,7 +158,7 @@ async fn conditions_on_different_tags_never_conflict() {
 #[tokio::test]
 async fn a_check_that_takes_longer_than_the_deadline_stores_nothing() {
     let (database, store) = fresh().await;
-    filled(&store, 100).await;
+    filled(&store, 300).await;
     let mut admin = raw(database.url()).await;
     run(
         &mut admin,
@@ -172,5 +172,5 @@ async fn a_check_that_takes_longer_than_the_deadline_stores_nothing() {
         "{error:?}"
     );
     run(&mut admin, "ROLLBACK").await;
-    assert_eq!(store.head().await.unwrap().position.get(), 100);
+    assert_eq!(store.head().await.unwrap().position.get(), 300);
 }

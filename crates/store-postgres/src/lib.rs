@@ -184,6 +184,10 @@ impl PostgresStore {
             .await
             .and_then(|row| row.try_get(0))
             .map_err(store_error)?;
+        let session = session
+            .for_batches(options.connect_timeout)
+            .await
+            .map_err(store_error)?;
         let tail = Tail::new(Position::new(head));
         let database = format!(
             "{}:{}/{}",

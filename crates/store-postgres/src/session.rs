@@ -160,6 +160,26 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<(), Error> 
     Ok(())
 }
 
+impl Session {
+    /// Prepares the connection of a writer: one plan for all batches, made of look-ups by index,
+    /// and transactions as its calls need them. Behind a pooler each transaction says so itself.
+    pub(crate) async fn for_batches(mut self, limit: Duration) -> Result<Self, Error> {
+        if self.pooler == Pooler::None {
+            let settings = raw_sql(
+                "SET enable_hashjoin = off; SET enable_mergejoin = off; \
+                 SET plan_cache_mode = force_generic_plan; \
+                 SET default_transaction_isolation = 'read committed'; \
+                 SET default_transaction_read_only = off",
+            );
+            match timeout(limit, settings.execute(&mut self.connection)).await {
+                Ok(set) => set?,
+                Err(_) => return Err(timed_out("the server did not answer")),
+            };
+        }
+        Ok(self)
+    }
+}
+
 /// A pause between attempts that differs between processes.
 pub(crate) fn jitter(longest: Duration) -> Duration {
     let nanos = SystemTime::UNIX_EPOCH

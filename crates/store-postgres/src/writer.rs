@@ -77,7 +77,8 @@ impl PostgresWriter {
             Some(session) => session,
             None => {
                 tokio::time::sleep(jitter(Duration::from_millis(20))).await;
-                Session::open(&self.connect, &self.options).await?
+                let opened = Session::open(&self.connect, &self.options).await?;
+                opened.for_batches(limit).await?
             }
         };
         if let Some(lost) = &self.lost {

@@ -23,8 +23,8 @@ use crate::{error::store_error, schema::Schema};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OptionalIndex {
-    /// For projections, subscriptions and conditions that are about rare categories: they pass
-    /// over the events of the others.
+    /// For projections and subscriptions that are about rare categories, one event in a thousand
+    /// or less: they pass over the events of the others.
     Category,
     /// For operators who ask what one request set in motion:
     /// `WHERE metadata->>'correlation_id' = '…'`.
@@ -59,7 +59,7 @@ impl OptionalIndex {
     /// What it is for.
     pub const fn purpose(self) -> &'static str {
         match self {
-            Self::Category => "projections, subscriptions and conditions on rare categories",
+            Self::Category => "projections and subscriptions on rare categories",
             Self::Correlation => "queries with metadata->>'correlation_id' = '…'",
             Self::Causation => "queries with metadata->>'causation_id' = '…'",
         }

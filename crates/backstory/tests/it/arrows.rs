@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store-sqlite",
         ],
     ),
+    ("cli", &["event", "store-postgres"]),
     ("test-postgres", &[]),
     ("todo", &["backstory"]),
 ];
@@ -53,6 +54,7 @@ const GUARDED: &[(&str, &[&str])] = &[
         &[
             "aggregate",
             "backstory",
+            "cli",
             "command",
             "conformance",
             "projection",

@@ -1,0 +1,104 @@
+//! What can be asked for.
+
+use backstory_store_postgres::OptionalIndex;
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+
+/// Operates a Backstory store on Postgres
+#[derive(Debug, Parser)]
+#[command(
+    name = "backstory",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check the rows of a schema against its log
+    ///
+    /// It only reads: rights to SELECT are enough, replicas will do, and writers go on meanwhile.
+    /// The exit code is 0 when nothing is wrong, 1 when something is, 2 when it could not be
+    /// checked.
+    Verify {
+        #[command(flatten)]
+        database: Database,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the statements that make a schema, for those who apply them by hand
+    Ddl {
+        #[command(flatten)]
+        schema: Schema,
+    },
+    /// Print the statements that give a role what a program needs on a prepared schema
+    Grants {
+        /// The role that the program connects as
+        #[arg(long, value_name = "ROLE")]
+        role: String,
+        #[command(flatten)]
+        schema: Schema,
+    },
+    /// List, create or drop the indexes that not every database needs
+    #[command(subcommand)]
+    Indexes(Indexes),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Indexes {
+    /// Show which there are, what they are for, and their state
+    List {
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Build an index while programs go on; finish what was interrupted
+    ///
+    /// The role has to own the tables. The server waits for the end of all transactions that are
+    /// open.
+    Create {
+        /// Which
+        #[arg(value_parser = index_names())]
+        index: OptionalIndex,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Drop an index while programs go on
+    Drop {
+        /// Which
+        #[arg(value_parser = index_names())]
+        index: OptionalIndex,
+        #[command(flatten)]
+        database: Database,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Database {
+    /// The database: postgres://user:password@host:5432/name
+    ///
+    /// Prefer the variable: a command line shows up in the list of processes.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) url: Option<String>,
+    #[command(flatten)]
+    pub(crate) schema: Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Schema {
+    /// The schema that holds the tables
+    #[arg(long, value_name = "NAME", default_value = "backstory")]
+    pub(crate) schema: String,
+}
+
+fn index_names() -> impl TypedValueParser<Value = OptionalIndex> {
+    let names = OptionalIndex::ALL
+        .map(|index| PossibleValue::new(index.as_str()).help(format!("For {}", index.purpose())));
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}

@@ -1,0 +1,241 @@
+//! The program as a user runs it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a broken set-up fails the test"
+)]
+
+use std::process::{Command, Output};
+
+use backstory_event::{
+    Append, EventStore, ExpectedVersion, Lifecycle, NewEvent, Payload, StreamId,
+};
+use backstory_store_postgres::{PostgresOptions, PostgresStore};
+use backstory_test_postgres::TestDatabase;
+use sqlx::{AssertSqlSafe, Connection};
+
+fn backstory(url: Option<&str>, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backstory"));
+    command.args(args).env_remove("DATABASE_URL");
+    if let Some(url) = url {
+        command.env("DATABASE_URL", url);
+    }
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// The output of a run that succeeds and says nothing else.
+fn ok(url: Option<&str>, args: &[&str]) -> String {
+    let output = backstory(url, args);
+    assert_eq!(text(&output.stderr), "", "{args:?}");
+    assert_eq!(code(&output), 0, "{args:?}: {}", text(&output.stdout));
+    text(&output.stdout)
+}
+
+/// What a run says that cannot do it.
+fn fails(url: Option<&str>, args: &[&str]) -> String {
+    let output = backstory(url, args);
+    assert_eq!(code(&output), 2, "{args:?}");
+    assert_eq!(text(&output.stdout), "", "{args:?}");
+    text(&output.stderr)
+}
+
+async fn filled(schema: &str) -> TestDatabase {
+    let database = TestDatabase::create().await;
+    let options = PostgresOptions::default().with_schema(schema);
+    let store = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
+    for key in 1..=30 {
+        let stream = StreamId::new("todo", key).unwrap();
+        let added = NewEvent::raw("todo.added", Payload::empty());
+        let append = Append::to(stream, ExpectedVersion::NoStream, [added]);
+        store.append(append).await.unwrap();
+    }
+    let stream = StreamId::new("todo", 7).unwrap();
+    let erase = Append::to(stream, ExpectedVersion::Any, [Lifecycle::Erased.event()]);
+    store.append(erase).await.unwrap();
+    store.close().await;
+    database
+}
+
+async fn sql(url: &str, statements: &str) {
+    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+}
+
+const DAMAGE: &str = "UPDATE backstory.stream SET version = 9 WHERE key IN ('3', '4'); \
+    ALTER TABLE backstory.event DISABLE TRIGGER guard_row";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_tells_by_text_json_and_exit_code_whether_a_schema_is_sound() {
+    let database = filled("backstory").await;
+    let url = database.url();
+    let said = ok(Some(url), &["verify"]);
+    assert!(said.contains("31 events, 30 streams"), "{said}");
+    assert!(said.ends_with("sound: nothing is wrong\n"), "{said}");
+    assert_eq!(ok(None, &["verify", "--url", url]), said);
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(Some(url), &["verify", "--json"])).unwrap();
+    assert_eq!(json["sound"], true);
+    assert_eq!(json["rows"]["events"], 31);
+    assert_eq!(json["findings"], serde_json::json!([]));
+
+    sql(url, DAMAGE).await;
+    let output = backstory(Some(url), &["verify"]);
+    assert_eq!((code(&output), text(&output.stderr)), (1, String::new()));
+    let said = text(&output.stdout);
+    for line in [
+        "guard_off: `guard_row`: it is not enabled ALWAYS",
+        "stream_differs: stream todo/3: its version is 9, by its events 1",
+        "stream_differs: stream todo/4: its version is 9, by its events 1",
+        "3 findings",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let output = backstory(Some(url), &["verify", "--json"]);
+    assert_eq!(code(&output), 1);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["sound"], false);
+    assert_eq!(json["found"]["stream_differs"], 2);
+    assert_eq!(json["findings"][1]["kind"], "stream_differs");
+    assert_eq!(json["findings"][1]["subject"]["stream"]["key"], "3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_made_by_the_printed_statements() {
+    let database = TestDatabase::create().await;
+    let url = database.url();
+    let missing = fails(Some(url), &["verify", "--schema", "orders"]);
+    assert!(missing.contains("there is no schema `orders`"), "{missing}");
+    assert!(missing.contains("backstory ddl"), "{missing}");
+
+    sql(url, &ok(None, &["ddl", "--schema", "orders"])).await;
+    let said = ok(Some(url), &["verify", "--schema", "orders"]);
+    assert!(said.contains("schema `orders` (version 1)"), "{said}");
+
+    let role = format!("cli_{}", std::process::id());
+    sql(
+        url,
+        &format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'secret'"),
+    )
+    .await;
+    let as_role = url.replacen("postgres@", &format!("{role}:secret@"), 1);
+    let denied = fails(Some(&as_role), &["verify", "--schema", "orders"]);
+    assert!(denied.contains("SELECT on its tables"), "{denied}");
+    assert!(!denied.contains("secret"), "{denied}");
+    let grants = ok(None, &["grants", "--role", &role, "--schema", "orders"]);
+    sql(url, &grants).await;
+    ok(Some(&as_role), &["verify", "--schema", "orders"]);
+    let denied = fails(
+        Some(&as_role),
+        &["indexes", "create", "category", "--schema", "orders"],
+    );
+    assert!(denied.contains("it owns them"), "{denied}");
+    sql(url, &format!("DROP OWNED BY {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_are_listed_made_and_dropped() {
+    let database = filled("backstory").await;
+    let url = Some(database.url());
+    let listed = |state: &str| {
+        let said = ok(url, &["indexes", "list"]);
+        assert_eq!(said.lines().count(), 3, "{said}");
+        let line = said.lines().find(|line| line.starts_with("correlation"));
+        assert!(line.unwrap().contains(state), "{said}");
+    };
+    listed("absent");
+    let create = ["indexes", "create", "correlation"];
+    assert_eq!(ok(url, &create), "correlation: built\n");
+    assert_eq!(ok(url, &create), "correlation: was there already\n");
+    listed("ready");
+    // As an interrupted build leaves it.
+    sql(
+        database.url(),
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'backstory.event_correlation_id'::regclass",
+    )
+    .await;
+    listed("invalid");
+    assert!(ok(url, &create).contains("interrupted"));
+    listed("ready");
+    let drop = ["indexes", "drop", "correlation"];
+    assert_eq!(ok(url, &drop), "correlation: dropped\n");
+    assert_eq!(ok(url, &drop), "correlation: was not there\n");
+    assert!(ok(url, &["verify"]).contains("sound"));
+}
+
+#[test]
+fn mistakes_are_answered_with_what_to_do_and_without_passwords() {
+    for (url, args, wanted) in [
+        (None, &["verify"][..], "give --url postgres://"),
+        (Some(""), &["verify"], "give --url postgres://"),
+        (
+            Some("mysql://u:hunter2@h/d"),
+            &["verify"],
+            "write postgres://",
+        ),
+        (
+            Some("postgres://u:hunter2@127.0.0.1:1/d"),
+            &["verify"],
+            "check host and port",
+        ),
+        (
+            None,
+            &["verify", "postgres://u:hunter2@h/d"],
+            "unexpected argument",
+        ),
+        (
+            None,
+            &["verify", "--uri", "postgres://u:hunter2@h/d"],
+            "similar argument exists: '--url'",
+        ),
+        (None, &["verfy"], "similar subcommand exists: 'verify'"),
+        (
+            None,
+            &["indexes", "create", "categry"],
+            "similar value exists: 'category'",
+        ),
+        (None, &["indexes", "create"], "backstory indexes create"),
+        (None, &["grants"], "--role <ROLE>"),
+        (None, &["ddl", "--schema", "a\"b"], "ASCII letters, digits"),
+    ] {
+        let said = fails(url, args);
+        assert!(said.contains(wanted), "{args:?}: {said}");
+        assert!(said.starts_with("error: "), "{args:?}: {said}");
+        assert!(!said.contains("hunter2"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn the_help_says_what_there_is() {
+    let url = Some("postgres://u:hunter2@h/d");
+    let help = ok(url, &["--help"]);
+    for command in ["verify", "ddl", "grants", "indexes"] {
+        assert!(help.contains(command), "{help}");
+    }
+    let verify = ok(url, &["verify", "--help"]);
+    for wanted in ["--url", "DATABASE_URL", "--schema", "--json", "exit code"] {
+        assert!(verify.contains(wanted), "{verify}");
+    }
+    assert!(!verify.contains("hunter2"), "{verify}");
+    let create = ok(url, &["indexes", "create", "--help"]);
+    for wanted in ["category", "correlation", "causation", "rare categories"] {
+        assert!(create.contains(wanted), "{create}");
+    }
+    let nothing = backstory(None, &[]);
+    assert_eq!(code(&nothing), 2);
+    assert!(text(&nothing.stderr).contains("Usage: backstory"));
+    assert!(ok(None, &["--version"]).starts_with("backstory "));
+}

@@ -17,5 +17,6 @@ mod pooler;
 mod projections;
 mod schema;
 mod tail;
+mod upgrade;
 mod verify;
 mod within;

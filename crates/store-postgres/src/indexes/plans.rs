@@ -138,7 +138,6 @@ async fn worth(
     let (with, few) = explain(connection, "SELECT", statement).await;
     let without = format!("DROP INDEX {{s}}.{index}");
     let (bare, many) = explain(connection, &without, statement).await;
-    println!("{index}: {few} blocks with it, {many} without");
     assert!(
         inside || with.contains(index),
         "{index} is not used:\n{with}"

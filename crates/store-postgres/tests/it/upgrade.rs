@@ -96,7 +96,13 @@ async fn everything_works(store: &PostgresStore, number: i64) {
     unit.commit(Target::Advance(receipt.checkpoint))
         .await
         .unwrap();
-    assert!(store.get_documents(&[key.clone()]).await.unwrap()[0].is_some());
+    assert!(
+        store
+            .get_documents(std::slice::from_ref(&key))
+            .await
+            .unwrap()[0]
+            .is_some()
+    );
     let read = store
         .collect(EventQuery::stream(todo.clone()))
         .await

@@ -437,7 +437,7 @@ async fn each_damage_is_found_and_named() {
         }
     }
     assert_eq!(wrong, "");
-    let all: Vec<_> = FindingKind::ALL.iter().copied().collect();
+    let all = FindingKind::ALL.to_vec();
     assert_eq!(
         found.into_iter().collect::<Vec<_>>(),
         all,

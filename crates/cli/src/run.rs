@@ -48,6 +48,9 @@ fn report(verification: &Verification, json: bool, out: &mut impl Write) -> Resu
     }
     let mut value = serde_json::to_value(verification)?;
     value["sound"] = verification.is_sound().into();
+    for (index, finding) in verification.findings.iter().enumerate() {
+        value["findings"][index]["meaning"] = finding.kind.meaning().into();
+    }
     Ok(writeln!(out, "{value}")?)
 }
 

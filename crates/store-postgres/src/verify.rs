@@ -177,6 +177,7 @@ async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<Verific
         .await
         .map_err(begin_error)?;
     sqlx::query(SETTLE)
+        .persistent(false)
         .execute(&mut *transaction)
         .await
         .map_err(store_error)?;

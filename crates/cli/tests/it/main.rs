@@ -111,6 +111,8 @@ async fn verify_tells_by_text_json_and_exit_code_whether_a_schema_is_sound() {
     assert_eq!(json["found"]["stream_differs"], 2);
     assert_eq!(json["findings"][1]["kind"], "stream_differs");
     assert_eq!(json["findings"][1]["subject"]["stream"]["key"], "3");
+    let meaning = json["findings"][0]["meaning"].as_str();
+    assert_eq!(meaning, Some("events can be changed or removed"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

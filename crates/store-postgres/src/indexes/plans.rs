@@ -161,7 +161,7 @@ async fn each_index_is_worth_its_price() {
 }
 
 async fn core_indexes(connection: &mut PgConnection) {
-    let sql = Statements::new(&schema());
+    let sql = Statements::new(&schema(), true);
 
     let named = Statement::page(FilterItem::new().name("todo.rare"), 40_000);
     worth(connection, "event_name_position", 10, false, &named).await;

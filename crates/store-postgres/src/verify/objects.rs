@@ -49,6 +49,7 @@ async fn guards(
 ) -> Result<(), Error> {
     let mut found = HashMap::new();
     for row in sqlx::query(TRIGGERS)
+        .persistent(false)
         .bind(schema.name())
         .fetch_all(connection)
         .await?
@@ -82,6 +83,7 @@ async fn functions(
 ) -> Result<(), Error> {
     let mut found = HashMap::new();
     for row in sqlx::query(FUNCTIONS)
+        .persistent(false)
         .bind(schema.name())
         .fetch_all(connection)
         .await?
@@ -120,6 +122,7 @@ async fn indexes(
 ) -> Result<(), Error> {
     let mut found = HashMap::new();
     for row in sqlx::query(INDEXES)
+        .persistent(false)
         .bind(schema.name())
         .fetch_all(connection)
         .await?

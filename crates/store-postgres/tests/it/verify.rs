@@ -8,8 +8,10 @@ use backstory_event::{
 use backstory_projection::{
     Checkpoints, DocumentKey, DocumentStore, DocumentWrite, Host, Step, Target,
 };
-use backstory_store_postgres::{FindingKind, PostgresStore, Verification, verify};
-use backstory_test_postgres::TestDatabase;
+use backstory_store_postgres::{
+    FindingKind, Pooler, PostgresOptions, PostgresStore, Verification, verify,
+};
+use backstory_test_postgres::{TestCluster, TestDatabase, TestPooler};
 use futures::{StreamExt, stream};
 use sqlx::PgConnection;
 
@@ -638,4 +640,31 @@ async fn a_payload_in_an_unknown_form_is_an_error_and_never_given_out() {
         assert_eq!((position.get(), transform.as_str()), (12, "zstd"));
         assert!(error.to_string().contains("update it"), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_checked_through_a_pooler() {
+    let cluster = TestCluster::shared().await;
+    let pooler = TestPooler::start(cluster).await;
+    let database = cluster.create_database().await;
+    let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+    let store = PostgresStore::connect_with(&pooler.url(database.url()), options)
+        .await
+        .unwrap();
+    fill(&store).await;
+    // More checks than the pooler has connections, while appends go on.
+    let checks = (0..6).map(|_| store.verify());
+    let appends = (50..70).map(|key| {
+        let store = &store;
+        async move { append(store, key, [added()]).await }
+    });
+    let (checks, _) = tokio::join!(
+        futures::future::join_all(checks),
+        futures::future::join_all(appends)
+    );
+    for verification in checks {
+        let verification = verification.unwrap();
+        assert!(verification.is_sound(), "{verification}");
+    }
+    assert_eq!(store.verify().await.unwrap().rows.events, 38);
 }

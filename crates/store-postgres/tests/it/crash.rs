@@ -10,7 +10,7 @@ use std::{
 };
 
 use backstory_event::{EventFilter, EventStore, EventStoreExt, StoreErrorKind};
-use backstory_store_postgres::{Pooler, PostgresOptions, PostgresStore};
+use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::{TestCluster, TestPooler};
 use futures::StreamExt;
 use sqlx::Connection;
@@ -23,6 +23,7 @@ use crate::kit::{
     LOCK_WAITERS, TAKE_LOCK, assert_stored_once, eventually, fresh, log, one, raw, run, scalar,
     stream, until_count, within,
 };
+use crate::pooler::pooled;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_append_survives_kills_of_the_server_exactly_once() {
@@ -200,7 +201,7 @@ async fn a_lost_commit_behind_a_pooler(mode: usize) {
     let database = cluster.create_database().await;
     let pooler = TestPooler::start(&cluster).await;
     let proxy = Proxy::start(&pooler.url(database.url()), b"COMMIT\0").await;
-    let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+    let options = pooled();
     lose(&proxy, mode, true, options).await;
 }
 
@@ -254,7 +255,7 @@ async fn each_append_survives_kills_of_the_pooler_and_of_the_server_behind_it_ex
     let cluster = TestCluster::start().await;
     let database = cluster.create_database().await;
     let pooler = TestPooler::start(&cluster).await;
-    let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+    let options = pooled();
     let store = PostgresStore::connect_with(&pooler.url(database.url()), options)
         .await
         .unwrap();

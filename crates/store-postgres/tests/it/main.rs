@@ -17,6 +17,7 @@ mod pooler;
 mod projections;
 mod schema;
 mod tail;
+mod transient;
 mod upgrade;
 mod verify;
 mod within;

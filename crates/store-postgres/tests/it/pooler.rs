@@ -174,6 +174,8 @@ async fn many_callers_append_subscribe_and_project_through_two_connections() {
     let reader = DocumentReader::from(store);
     let counted: Option<usize> = reader.get("count", "all").await.unwrap();
     assert_eq!(counted, Some(CALLERS * EACH));
+    let verification = store.verify().await.unwrap();
+    assert!(verification.is_sound(), "{verification}");
     projector.shutdown().await.unwrap();
 }
 
@@ -248,6 +250,7 @@ async fn the_next_client_of_the_connection_finds_nothing_that_the_store_left() {
     };
     store.save_snapshot(snapshot).await.unwrap();
     store.latest_snapshot(&todo, None).await.unwrap();
+    store.verify().await.unwrap();
     let mut direct = raw(database.url()).await;
     run(
         &mut direct,

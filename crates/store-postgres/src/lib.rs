@@ -23,6 +23,34 @@
 //! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections. With
 //! [`PostgresStore::with_pool`] the latter come from the given pool.
 //!
+//! # Behind a pooler
+//! Behind PgBouncer in session mode nothing differs, once its file says
+//! `ignore_startup_parameters = extra_float_digits`. In transaction mode (`pool_mode =
+//! transaction`, tested with 1.18) open the store so; PgBouncer's file needs nothing for it:
+//!
+//! ```no_run
+//! # use backstory_store_postgres::{Pooler, PostgresOptions, PostgresStore};
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = PostgresOptions::default().with_pooler(Pooler::Transaction);
+//! let store = PostgresStore::connect_with("postgres://user@localhost:6432/app", options).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Each read, batch of appends and batch of a projection is then one transaction; whatever it sets
+//! or prepares ends with it. A pool of two connections is enough for any number of callers, unless
+//! projections of your own hold their transactions for long.
+//!
+//! - **What is lost:** no notifications arrive, as with [`Wake::Off`], so that the appends of other
+//!   processes are seen a poll later. And each call needs at least four round trips instead of one.
+//! - `max_prepared_statements`: any value from PgBouncer 1.22 on, 0 with 1.21. The store does not
+//!   need it, and it ends transactions with `DEALLOCATE ALL`, which 1.21 does not expect.
+//! - `server_login_retry` (15 seconds by default) is how long PgBouncer refuses everybody after it
+//!   could not reach the server. Lower it, or let
+//!   [`with_retry`](PostgresOptions::with_retry) and the deadline of appends outlast it.
+//! - A pool of the application's own ([`PostgresStore::with_pool_and`]) needs
+//!   `PgConnectOptions::extra_float_digits(None)`, and its other statements `persistent(false)`.
+//!   Those in the transaction of a projection may be as they are.
+//!
 //! # What it tells
 //! Spans of `tracing`, at debug level: `backstory.postgres.batch` (field `appends`),
 //! `backstory.postgres.append_in`, `backstory.postgres.read`, `backstory.postgres.documents`

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, ops::DerefMut};
 use backstory_event::{Position, StoreError, StoreErrorKind};
 pub use finding::{Finding, FindingKind, Subject};
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, Row, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, Row};
 use tracing::Instrument;
 
 use crate::{PostgresStore, error::store_error, schema::Schema, session::Lease};

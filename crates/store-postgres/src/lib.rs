@@ -62,6 +62,7 @@ mod append;
 mod documents;
 mod error;
 mod guess;
+mod health;
 mod indexes;
 mod loads;
 mod maintenance;
@@ -89,8 +90,12 @@ use backstory_event::{
     Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StoreErrorKind,
     StreamPage, StreamQuery,
 };
-pub use backstory_store_kit::WriterOptions;
 use backstory_store_kit::{Coalescer, CoalescerOptions, Tail, Writer};
+pub use backstory_store_kit::{Conflicts, Distribution, Refusals, WriterOptions, WriterStats};
+pub use health::{
+    ListenerState, ListenerStats, LockHolder, PoolStats, PostgresHealth, PostgresStats,
+    SchemaHealth, ServerHealth,
+};
 pub use indexes::{IndexChange, IndexInfo, IndexState, OptionalIndex};
 pub use maintenance::Maintenance;
 pub use options::{Migrations, Pooler, PostgresOptions, Wake};
@@ -106,6 +111,7 @@ pub use within::Pending;
 use crate::{
     ahead::AheadReader,
     error::store_error,
+    health::Listener,
     loads::{FirstPage, Loads},
     read::Reader,
     schema::Schema,
@@ -131,6 +137,7 @@ struct Inner {
     loads: Coalescer<Loads>,
     tail: Tail,
     watcher: Watcher,
+    listener: Arc<Listener>,
     ahead: Coalescer<AheadReader>,
     database: String,
 }
@@ -237,6 +244,7 @@ impl PostgresStore {
             page: options.page,
         };
         let loads = Coalescer::new(loads, CoalescerOptions::default());
+        let listener = Arc::new(Listener::new(options.wake));
         let watcher = Watcher::spawn(Watch {
             connect,
             pool: pool.clone(),
@@ -244,6 +252,7 @@ impl PostgresStore {
             sql: sql.clone(),
             options: options.clone(),
             tail: tail.clone(),
+            listener: listener.clone(),
         });
         let ahead = AheadReader {
             pool: pool.clone(),
@@ -260,6 +269,7 @@ impl PostgresStore {
             loads,
             tail,
             watcher,
+            listener,
             ahead,
             database,
         })))
@@ -301,6 +311,14 @@ impl PostgresStore {
             return Err(StoreError::new(StoreErrorKind::Closed));
         }
         Ok(())
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.0.listener
     }
 
     pub(crate) fn sql(&self) -> &Arc<Statements> {

@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     PostgresOptions, Wake,
     error::timed_out,
+    health::Listener,
     schema::Schema,
     session::{Lease, Pool, jitter, prepare},
     sql::Statements,
@@ -42,6 +43,7 @@ pub(crate) struct Watch {
     pub(crate) sql: Arc<Statements>,
     pub(crate) options: PostgresOptions,
     pub(crate) tail: Tail,
+    pub(crate) listener: Arc<Listener>,
 }
 
 /// Says on its way out that nobody watches any more: also when the runtime ends.
@@ -142,6 +144,7 @@ impl Watch {
         let mut heads = Heads::default();
         loop {
             let error = self.listen_once(&mut heads, &mut pause).await;
+            self.listener.lost();
             tracing::debug!(%error, schema = self.schema.name(), "backstory.postgres.listener lost");
             sleep(pause + jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -176,6 +179,7 @@ impl Watch {
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
         listener.listen(&self.schema.channel()).await?;
+        self.listener.listens();
         // What was announced while nobody listened.
         heads.found(&self.tail, self.head(&mut listener).await?);
         *pause = FIRST_PAUSE;

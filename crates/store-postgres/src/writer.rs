@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backstory_event::{Append, EventId, Position, StoreError, StoreErrorKind};
-use backstory_store_kit::{BatchWriter, Tail, WriteFailure};
+use backstory_store_kit::{BatchWriter, Histogram, Tail, WriteFailure};
 use sqlx::{AssertSqlSafe, Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
@@ -37,6 +37,7 @@ pub(crate) struct PostgresWriter {
     // A row stood where the facts said there was none; once may be a writer that went past the lock.
     collided: bool,
     versions: Versions,
+    lock_wait: Arc<Histogram>,
 }
 
 /// How far a batch came before it failed.
@@ -67,6 +68,7 @@ impl PostgresWriter {
             deadline: None,
             collided: false,
             versions: Versions::default(),
+            lock_wait: Arc::default(),
         }
     }
 
@@ -148,7 +150,9 @@ impl PostgresWriter {
             self.sql.lock_append.as_str(),
         );
         let lock = session.begin(&begin);
+        let begun = Instant::now();
         answered(lock_timeout + Duration::from_secs(3), lock).await?;
+        self.lock_wait.record_time(begun.elapsed());
         let connection = &mut session.connection;
         let (decision, before) =
             answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
@@ -175,6 +179,7 @@ impl PostgresWriter {
         // Until it is proved to be idle again: this future may be dropped.
         self.lost = session.backend.clone();
         let mut phase = Phase::Before;
+        let begun = Instant::now();
         let result = self.run(&mut session, batch, &mut phase).await;
         let error = match result {
             Ok((outcomes, head)) => {
@@ -192,6 +197,7 @@ impl PostgresWriter {
             let rollback = raw_sql("ROLLBACK").execute(&mut session.connection);
             if answered(Duration::from_secs(2), rollback).await.is_ok() {
                 if sqlstate(&error) == Some("55P03") {
+                    self.lock_wait.record_time(begun.elapsed());
                     holder = lock_holder(&mut session.connection, &self.sql).await;
                 }
                 // Read-only: the server is no primary any more, another one may be.
@@ -247,6 +253,10 @@ impl PostgresWriter {
 impl BatchWriter for PostgresWriter {
     fn deadline(&mut self, earliest: Instant) {
         self.deadline = Some(earliest);
+    }
+
+    fn lock_wait(&self) -> Option<Arc<Histogram>> {
+        Some(self.lock_wait.clone())
     }
 
     async fn write(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {

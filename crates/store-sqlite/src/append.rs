@@ -8,12 +8,13 @@ use backstory_event::{
     StreamVersion, SystemClock, Tag,
 };
 use backstory_store_kit::{
-    BatchWriter, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, Tail,
-    WriteFailure, decide,
+    BatchWriter, ConditionHit, Decision, EventRow, Facts, Histogram, Needs, StoredEvent, StreamRow,
+    Tail, WriteFailure, decide,
 };
 use chrono::DateTime;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use tokio::time::Instant;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -35,10 +36,15 @@ pub(crate) struct Batches {
     pub(crate) lock: WriteLock,
     pub(crate) tail: Tail,
     pub(crate) path: PathBuf,
+    pub(crate) lock_wait: Arc<Histogram>,
 }
 
 #[async_trait]
 impl BatchWriter for Batches {
+    fn lock_wait(&self) -> Option<Arc<Histogram>> {
+        Some(self.lock_wait.clone())
+    }
+
     async fn write(
         &mut self,
         batch: &[Arc<Append>],
@@ -55,7 +61,10 @@ impl Batches {
     ) -> Result<Vec<Result<Appended, StoreErrorKind>>, WriteFailure> {
         let shortest = batch.iter().filter_map(|append| append.deadline).min();
         let patience = shortest.map_or(PATIENCE, |deadline| PATIENCE.min(deadline / 4));
-        let mut transaction = self.lock.begin(patience).await.map_err(not_stored)?;
+        let begun = Instant::now();
+        let transaction = self.lock.begin(patience).await;
+        self.lock_wait.record_time(begun.elapsed());
+        let mut transaction = transaction.map_err(not_stored)?;
         let decision = match run(&mut transaction, batch).await {
             Ok(decision) => decision,
             Err(failure) => return Err(not_stored(failure.at(&self.path))),

@@ -63,6 +63,7 @@ use sqlx::{
 use tokio::time::Instant;
 use tracing::Instrument;
 
+pub use backstory_store_kit::{Conflicts, Distribution, Refusals, WriterStats};
 pub use options::SqliteOptions;
 pub use sqlx::sqlite::{SqliteConnection, SqliteSynchronous};
 
@@ -129,6 +130,7 @@ impl SqliteStore {
             lock: lock.clone(),
             tail: tail.clone(),
             path: location.path.clone(),
+            lock_wait: Arc::default(),
         };
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)
@@ -154,6 +156,12 @@ impl SqliteStore {
         self.0.readers.close().await;
         self.0.watch.close().await;
         self.0.lock.close().await;
+    }
+
+    /// What the store counted since it was opened: queue, batches, conflicts, waits for the lock.
+    /// It costs next to nothing and touches no file.
+    pub fn stats(&self) -> WriterStats {
+        self.0.writer.stats()
     }
 
     fn failed(&self, failure: impl Into<Failure>) -> StoreError {

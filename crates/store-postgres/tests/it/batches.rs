@@ -9,7 +9,7 @@ use std::{
 
 use backstory_conformance::{
     kit::stream_rows,
-    properties::{Generator, Receipts, Stored},
+    properties::{Generator, Receipts, Seen, Stored},
 };
 use backstory_event::{
     Append, Appended, Companion, Conflict, EventFilter, EventId, EventQuery, EventStore,
@@ -39,6 +39,9 @@ const CODES: [&str; 4] = ["22003", "22P05", "23502", "54000"];
 
 /// A claim that the database refuses.
 const POISONED: &str = "poisoned";
+
+/// Conditions that begin so few events before the end are looked at in the order of arrival.
+const NEAR: i64 = 60;
 
 /// A scope with a value that its owner never gives back.
 const PROBE: &str = "probe";
@@ -243,7 +246,7 @@ impl Twins {
 
     /// The next random append and what must become of it. Its caller knows the log as it was
     /// before the batch, or by a lucky guess as the appends before it leave it.
-    async fn next(&mut self, before: &Receipts) -> (Append, Outcome) {
+    async fn next(&mut self, before: &Receipts, alone: bool) -> (Append, Outcome) {
         let mut append = self.random(before);
         while self.calm && self.is_wild(&append) {
             append = self.random(before);
@@ -261,6 +264,14 @@ impl Twins {
                 append = Append::to(self.owner.take().unwrap(), ExpectedVersion::Any, [erased]);
             }
             _ => {}
+        }
+        if !alone {
+            // A condition on what is long past is looked at before the append is queued, so that
+            // it arrives later than the others.
+            let near = i64::try_from(self.receipts.count()).unwrap() - NEAR;
+            append
+                .conditions
+                .retain(|condition| condition.after.position.get() >= near);
         }
         let mut owners = append.companions.iter().map(Companion::owner);
         // A refused claim that an erasure takes back would never reach the database.
@@ -301,7 +312,7 @@ impl Twins {
         let before = self.receipts.clone();
         let mut batch = Batch::new();
         for _ in 0..size {
-            batch.push(self.next(&before).await);
+            batch.push(self.next(&before, false).await);
         }
         self.count("batches");
         batch
@@ -323,7 +334,7 @@ impl Twins {
 
     /// Another process appends between two batches.
     async fn elsewhere(&mut self, what: &str) {
-        let (append, expected) = self.next(&self.receipts.clone()).await;
+        let (append, expected) = self.next(&self.receipts.clone(), true).await;
         let found = outcome(within(self.other.append(append.clone())).await);
         check(&vec![(append, expected)], &[found], what);
         self.count("elsewhere");
@@ -332,7 +343,7 @@ impl Twins {
     /// An append of another process commits while the batch waits for the lock.
     async fn overtaken(&mut self, clients: &mut Clients, size: usize, what: &str) {
         let Clients { client, watch } = clients;
-        let (append, expected) = self.next(&self.receipts.clone()).await;
+        let (append, expected) = self.next(&self.receipts.clone(), true).await;
         let batch = self.prepare(size).await;
         self.count("overtaken");
         run(client, "BEGIN").await;

@@ -8,7 +8,10 @@
 )]
 
 mod coalescer;
+mod histogram;
 mod ledger;
+mod limits;
+mod meters;
 mod scan;
 mod writer;
 
@@ -23,5 +26,10 @@ fn event(name: &str) -> NewEvent {
 }
 
 fn append(key: u32) -> Append {
-    Append::to(stream(key), ExpectedVersion::Any, [event("todo.added")])
+    append_of(key, 1)
+}
+
+fn append_of(key: u32, events: usize) -> Append {
+    let events = (0..events).map(|_| event("todo.added"));
+    Append::to(stream(key), ExpectedVersion::Any, events)
 }

@@ -20,16 +20,20 @@ use tokio::{
 use crate::{append, stream};
 
 /// What the database does with a batch.
-enum Act {
+pub(crate) enum Act {
     Store,
     Refuse,
     RefuseBatches,
     Retry,
+    /// Refuses each batch with this event, from now on.
+    RefuseWith(EventId),
+    /// This is the outcome of each append.
+    Answer(StoreErrorKind),
     /// The answer is lost, though the batch was stored.
     StoreAndLose,
 }
 
-type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
+pub(crate) type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
 
 /// A database whose behaviour a test decides, batch by batch; afterwards it stores.
 struct Script {
@@ -39,18 +43,21 @@ struct Script {
     stored: Arc<Mutex<Vec<EventId>>>,
 }
 
-struct Database {
-    writer: Writer,
-    gate: Arc<Semaphore>,
-    seen: mpsc::UnboundedReceiver<Vec<EventId>>,
-    stored: Arc<Mutex<Vec<EventId>>>,
+pub(crate) struct Database {
+    pub(crate) writer: Writer,
+    pub(crate) gate: Arc<Semaphore>,
+    pub(crate) seen: mpsc::UnboundedReceiver<Vec<EventId>>,
+    pub(crate) stored: Arc<Mutex<Vec<EventId>>>,
 }
 
-fn database(acts: impl IntoIterator<Item = Act>) -> Database {
+pub(crate) fn database(acts: impl IntoIterator<Item = Act>) -> Database {
     with_options(acts, WriterOptions::default())
 }
 
-fn with_options(acts: impl IntoIterator<Item = Act>, options: WriterOptions) -> Database {
+pub(crate) fn with_options(
+    acts: impl IntoIterator<Item = Act>,
+    options: WriterOptions,
+) -> Database {
     let (sender, seen) = mpsc::unbounded_channel();
     let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     let stored = Arc::default();
@@ -109,6 +116,15 @@ impl BatchWriter for Script {
                 self.acts.push_front(Act::RefuseBatches);
                 Err(WriteFailure::Refused(unavailable()))
             }
+            Act::RefuseWith(guilty) => {
+                let is_guilty = batch.iter().any(|one| one.event_ids().contains(&guilty));
+                self.acts.push_front(Act::RefuseWith(guilty));
+                match is_guilty {
+                    true => Err(WriteFailure::Refused(unavailable())),
+                    false => Ok(store()),
+                }
+            }
+            Act::Answer(kind) => Ok(batch.iter().map(|_| Err(kind.clone())).collect()),
             Act::Retry => Err(WriteFailure::Retry(unavailable())),
             Act::StoreAndLose => {
                 let _: Outcomes = store();
@@ -120,18 +136,20 @@ impl BatchWriter for Script {
 
 impl Database {
     /// Lets no batch pass, and sends one append that is now stuck in the database.
-    async fn block(&mut self) -> (Vec<EventId>, JoinHandle<Result<Appended, StoreError>>) {
+    pub(crate) async fn block(
+        &mut self,
+    ) -> (Vec<EventId>, JoinHandle<Result<Appended, StoreError>>) {
         self.gate.forget_permits(Semaphore::MAX_PERMITS);
         let task = self.send(append(1));
         (self.seen.recv().await.unwrap(), task)
     }
 
-    fn send(&self, append: Append) -> JoinHandle<Result<Appended, StoreError>> {
+    pub(crate) fn send(&self, append: Append) -> JoinHandle<Result<Appended, StoreError>> {
         let writer = self.writer.clone();
         tokio::spawn(async move { writer.append(append).await })
     }
 
-    async fn until_queued(&self, appends: usize) {
+    pub(crate) async fn until_queued(&self, appends: usize) {
         let wait = async {
             while self.writer.queued() < appends {
                 tokio::task::yield_now().await;

@@ -323,7 +323,14 @@ impl Twins {
             let append = append.clone();
             async { outcome(self.store.append(append).await) }
         });
-        join_all(calls).await
+        let batches = || self.store.stats().writer.batch_appends.count;
+        let before = batches();
+        let outcomes = join_all(calls).await;
+        // Only an erasure keeps conditions behind it apart.
+        if batch.iter().all(|(append, _)| append.conditions.is_empty()) {
+            assert!(batches() <= before + 1, "they went as one batch");
+        }
+        outcomes
     }
 
     async fn batch(&mut self, size: usize, what: &str) {

@@ -224,6 +224,7 @@ async fn lose(proxy: &Proxy, mode: usize, look: bool, options: PostgresOptions) 
         assert_eq!(within(store.append(append.clone())).await.unwrap(), receipt);
         receipts.push((append, receipt));
     }
+    assert_eq!(store.stats().writer.resent, 3);
     assert_stored_once(&store, &receipts).await;
     assert_eq!(log(&store).await.len(), 3);
 }

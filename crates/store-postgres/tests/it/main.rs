@@ -10,6 +10,7 @@ mod batches;
 mod conditions;
 mod conformance;
 mod crash;
+mod health;
 mod indexes;
 mod kit;
 mod plans;

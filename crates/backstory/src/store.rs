@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use backstory_aggregate::{SnapshotRecord, SnapshotStore};
 use backstory_event::{
-    Append, Appended, EventQuery, EventStore, Page, Payload, Position, StoreError, StoreErrorKind,
-    StreamId, StreamPage, StreamQuery, StreamVersion,
+    Append, Appended, EventQuery, EventStore, EventStoreExt, Page, Payload, Position, StoreError,
+    StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
 };
 use backstory_projection::{
     Checkpoints, CommitError, DocumentKey, DocumentList, DocumentReader, DocumentRow,
@@ -24,6 +24,20 @@ pub struct Store(Arc<dyn Backend>);
 #[async_trait]
 trait Backend: EventStore + SnapshotStore + Checkpoints + DocumentStore {
     async fn shut(&self);
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.head().await.map(drop)
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn sqlite(&self) -> Option<&backstory_store_sqlite::SqliteStore> {
+        None
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres(&self) -> Option<&backstory_store_postgres::PostgresStore> {
+        None
+    }
 }
 
 #[cfg(feature = "memory")]
@@ -38,6 +52,10 @@ impl Backend for backstory_store_sqlite::SqliteStore {
     async fn shut(&self) {
         self.close().await;
     }
+
+    fn sqlite(&self) -> Option<&Self> {
+        Some(self)
+    }
 }
 
 #[cfg(feature = "postgres")]
@@ -45,6 +63,17 @@ impl Backend for backstory_store_sqlite::SqliteStore {
 impl Backend for backstory_store_postgres::PostgresStore {
     async fn shut(&self) {
         self.close().await;
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        match self.health().await.error {
+            None => Ok(()),
+            Some(reason) => Err(StoreError::new(StoreErrorKind::Unavailable { reason })),
+        }
+    }
+
+    fn postgres(&self) -> Option<&Self> {
+        Some(self)
     }
 }
 
@@ -80,6 +109,27 @@ impl Store {
     /// Reads the documents of projections.
     pub fn documents(&self) -> DocumentReader {
         DocumentReader::new(self.0.clone())
+    }
+
+    /// Asks the database whether it works, for a readiness probe. On Postgres that takes at most 2
+    /// seconds, and `PostgresStore::health` says more.
+    ///
+    /// # Errors
+    /// Why it does not: it is away, a standby, read-only, of another schema, closed.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        self.0.ready().await
+    }
+
+    /// The store itself if it is one on SQLite: for SQL projections and its numbers.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(&self) -> Option<&backstory_store_sqlite::SqliteStore> {
+        self.0.sqlite()
+    }
+
+    /// The store itself if it is one on Postgres: for SQL projections, its health and its numbers.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&self) -> Option<&backstory_store_postgres::PostgresStore> {
+        self.0.postgres()
     }
 
     /// Writes what is queued and closes the connections. Later calls answer `Closed`.

@@ -17,7 +17,7 @@ use axum::{
     routing::{get, post},
 };
 use backstory::{
-    Appended, Checkpoint, EventStoreExt,
+    Appended, Checkpoint, EventStoreExt, Store,
     projection::{ProjectionStatus, RunningProjector},
 };
 use futures::StreamExt;
@@ -215,8 +215,25 @@ async fn status(State(app): State<App>) -> Answer {
         "projections": projections.iter().map(projection).collect::<Vec<_>>(),
         "pages_listening": app.live.listeners(),
         "requests": requests,
+        "writer": writer(app.todos.store()),
     });
     Ok(Json(status).into_response())
+}
+
+/// What the store counted; nothing in memory.
+fn writer(store: &Store) -> Value {
+    let postgres = store.postgres().map(|store| store.stats().writer);
+    let Some(stats) = postgres.or_else(|| Some(store.sqlite()?.stats())) else {
+        return Value::Null;
+    };
+    json!({
+        "stored": stats.stored,
+        "queued": stats.queued,
+        "batches": stats.batch_appends.count,
+        "batch_p99_micros": stats.batch_micros.p99,
+        "conflicts": stats.conflicts.total(),
+        "retries": stats.retries,
+    })
 }
 
 fn projection(status: &ProjectionStatus) -> Value {

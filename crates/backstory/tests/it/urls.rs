@@ -2,6 +2,45 @@
 
 use backstory::{Store, StoreErrorKind};
 
+#[tokio::test]
+async fn a_store_that_works_is_ready() {
+    let store = Store::connect("memory:").await.unwrap();
+    store.ready().await.unwrap();
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_store_is_what_its_url_says_and_ready_until_it_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("log.db").display());
+    let store = Store::connect(&url).await.unwrap();
+    store.ready().await.unwrap();
+    assert_eq!(store.sqlite().unwrap().stats().stored, 0);
+    #[cfg(feature = "postgres")]
+    assert!(store.postgres().is_none());
+    store.close().await;
+    assert!(store.ready().await.unwrap_err().is_closed());
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_read_only_database_is_not_ready() {
+    let database = backstory_test_postgres::TestDatabase::create().await;
+    let store = Store::connect(database.url()).await.unwrap();
+    store.ready().await.unwrap();
+    assert!(store.postgres().unwrap().health().await.ready);
+    let separator = if database.url().contains('?') {
+        '&'
+    } else {
+        '?'
+    };
+    let read_only = "options=-c%20default_transaction_read_only%3Don";
+    let url = format!("{}{separator}{read_only}", database.url());
+    let store = Store::connect(&url).await.unwrap();
+    let error = store.ready().await.unwrap_err();
+    assert!(error.to_string().contains("read-only"), "{error}");
+}
+
 async fn mistake(url: &str) -> (StoreErrorKind, String) {
     let error = Store::connect(url).await.unwrap_err();
     let text = format!("{error} {error:?}");

@@ -114,7 +114,8 @@ async fn run_log(url: &str, clients: &mut Clients, seed: u64, counts: &mut Count
     let mut twins = Twins::new(url, seed, keys, std::mem::take(counts)).await;
     for number in 0..BATCHES {
         let what = format!("seed {seed}, batch {number}");
-        let size = 1 + twins.generator.dice.below(12);
+        let dice = &mut twins.generator.dice;
+        let size = 1 + dice.below(12).min(dice.below(12));
         let wild = if is_calm { 12 } else { 2 };
         twins.calm = !twins.generator.dice.once_in(wild);
         match twins.generator.dice.below(24) {

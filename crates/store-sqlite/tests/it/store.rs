@@ -8,8 +8,8 @@ use backstory_conformance::{
     kit::{any, event, log, payload, stream, within},
 };
 use backstory_event::{
-    Checkpoint, EventFilter, EventId, EventQuery, EventStore, Position, StoreError, StreamQuery,
-    StreamVersion,
+    Append, Checkpoint, EventFilter, EventId, EventQuery, EventStore, ExpectedVersion, Position,
+    StoreError, StreamQuery, StreamVersion,
 };
 use backstory_projection::{
     Checkpoints, CommitError, DocumentKey, DocumentStore, DocumentWrite, Host, Progress, Step,
@@ -112,6 +112,44 @@ async fn who_holds_the_write_lock_delays_others_until_their_deadline() {
     let waiting = tokio::spawn(async move { other.append(append).await });
     drop(unit);
     within(waiting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_writer_counts_appends_conflicts_and_waits() {
+    let fixture = sqlite().await;
+    let store = &fixture.store;
+    let append = Append::to(
+        stream("todo", "1"),
+        ExpectedVersion::NoStream,
+        [event("added")],
+    );
+    store.append(append.clone()).await.unwrap();
+    let again = Append::to(
+        stream("todo", "1"),
+        ExpectedVersion::NoStream,
+        [event("added")],
+    );
+    store.append(again).await.unwrap_err();
+    let before = store.stats();
+    assert_eq!((before.stored, before.conflicts.version), (1, 1));
+    assert_eq!((before.batch_events.sum, before.batch_micros.count), (2, 2));
+    // Somebody else writes for so long that the batch has to be tried again.
+    let unit = unit(store, &Progress::start("slow")).await;
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(append).await }
+    });
+    within(async {
+        while store.stats().retries == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    drop(unit);
+    within(waiting).await.unwrap().unwrap();
+    let stats = store.stats();
+    assert_eq!(stats.stored, 2, "sent before is stored");
+    assert!(stats.lock_wait_micros.max > 100_000, "{stats:?}");
 }
 
 #[tokio::test]

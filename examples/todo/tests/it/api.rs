@@ -300,6 +300,7 @@ async fn the_status_counts_requests_and_events() {
     let status = server.get("/api/status").await.json();
     assert_eq!(status["events_projected"], 1);
     assert_eq!(status["head"], 1);
+    assert_eq!(status["writer"]["stored"], 1);
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     let projection = &status["projections"][0];
     assert_eq!(projection["name"], "board");

@@ -12,6 +12,7 @@ mod options;
 mod repository;
 mod snapshot;
 mod snapshotting;
+mod turns;
 
 pub use backstory_event::Aggregate;
 pub use error::{RepositoryError, RepositoryErrorKind, UpdateError};

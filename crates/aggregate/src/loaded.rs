@@ -244,6 +244,11 @@ impl<A: Aggregate> Loaded<A> {
         !self.draft.changes.is_empty() || !self.draft.companions.is_empty()
     }
 
+    /// True when it is nothing but what is stored.
+    pub(crate) fn is_pure(&self) -> bool {
+        self.in_doubt.is_none() && !self.has_draft() && self.draft.conditions.is_empty()
+    }
+
     pub(crate) fn in_doubt(&self) -> Option<&Append> {
         self.in_doubt.as_ref().map(|sent| &sent.append)
     }

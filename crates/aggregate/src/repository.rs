@@ -12,15 +12,20 @@ use crate::{
     hooks::{After, Before},
     loaded::merged,
     snapshotting::Snapshots,
+    turns::Turns,
 };
 
 mod lifecycle;
 mod list;
 mod save;
+mod update;
 
 pub use list::ListPage;
 
 /// Loads and saves the aggregates of one type. Cheap to clone.
+///
+/// Keep one and clone it: clones take turns at an aggregate that several of them
+/// [update](Self::update) at once, instead of overtaking each other again and again.
 ///
 /// ```
 /// # use backstory_aggregate::{Aggregate, Repository, RepositoryOptions, UpdateError};
@@ -49,6 +54,7 @@ pub struct Repository<A: Aggregate> {
     metadata: Metadata,
     snapshots: Option<Arc<Snapshots<A>>>,
     hooks: Vec<Arc<dyn SaveHook<A>>>,
+    turns: Turns<A>,
 }
 
 impl<A: Aggregate> Clone for Repository<A> {
@@ -59,6 +65,7 @@ impl<A: Aggregate> Clone for Repository<A> {
             metadata: self.metadata.clone(),
             snapshots: self.snapshots.clone(),
             hooks: self.hooks.clone(),
+            turns: self.turns.clone(),
         }
     }
 }
@@ -84,6 +91,7 @@ impl<A: Aggregate> Repository<A> {
             metadata: Metadata::default(),
             snapshots: None,
             hooks: Vec::new(),
+            turns: Turns::default(),
         }
     }
 
@@ -204,8 +212,8 @@ impl<A: Aggregate> Repository<A> {
     /// As [`Self::load`]; load it again then.
     pub async fn refresh(&self, loaded: &mut Loaded<A>) -> Result<(), RepositoryError> {
         // A state that holds unsaved events, or that the log no longer confirms, is read anew.
-        let pure = loaded.in_doubt().is_none() && !loaded.has_draft() && !loaded.is_new();
-        if !pure || !self.replay(loaded, None).await? {
+        let known = loaded.is_pure() && !loaded.is_new();
+        if !known || !self.replay(loaded, None).await? {
             *loaded = self.read(&loaded.id().clone(), None).await?;
         }
         loaded.refuse_dead()

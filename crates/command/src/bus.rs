@@ -3,7 +3,7 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use backstory_aggregate::{Repository, RepositoryOptions, UpdateError};
@@ -32,9 +32,14 @@ use crate::{Command, CommandContext, CommandError, CommandErrorKind, Handle};
 pub struct CommandBus {
     store: Arc<dyn EventStore>,
     options: RepositoryOptions,
-    // A `Repository<A>` under the `TypeId` of `A`, for aggregates that have one of their own.
-    repositories: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    // For aggregates that have one of their own.
+    repositories: Repositories,
+    // For the others: made once, so that their commands take turns.
+    common: Arc<RwLock<Repositories>>,
 }
+
+/// A `Repository<A>` under the `TypeId` of `A`.
+type Repositories = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 /// Why a decision did not lead to events.
 enum Refusal<R> {
@@ -49,6 +54,7 @@ impl CommandBus {
             store: Arc::new(store.clone()),
             options: RepositoryOptions::default(),
             repositories: HashMap::new(),
+            common: Arc::default(),
         }
     }
 
@@ -56,6 +62,7 @@ impl CommandBus {
     #[must_use]
     pub fn with_options(mut self, options: RepositoryOptions) -> Self {
         self.options = options;
+        self.common = Arc::default();
         self
     }
 
@@ -163,10 +170,26 @@ impl CommandBus {
     }
 
     fn repository<A: Aggregate>(&self) -> Repository<A> {
-        self.repositories
-            .get(&TypeId::of::<A>())
-            .and_then(|repository| repository.downcast_ref::<Repository<A>>())
-            .cloned()
-            .unwrap_or_else(|| Repository::new(&self.store).with_options(self.options))
+        let id = TypeId::of::<A>();
+        if let Some(own) = find(&self.repositories, id) {
+            return own;
+        }
+        if let Some(common) = find(
+            &self.common.read().unwrap_or_else(PoisonError::into_inner),
+            id,
+        ) {
+            return common;
+        }
+        let mut common = self.common.write().unwrap_or_else(PoisonError::into_inner);
+        find(&common, id).unwrap_or_else(|| {
+            let made = Repository::new(&self.store).with_options(self.options);
+            common.insert(id, Arc::new(made.clone()));
+            made
+        })
     }
+}
+
+fn find<A: Aggregate>(repositories: &Repositories, id: TypeId) -> Option<Repository<A>> {
+    let repository = repositories.get(&id)?;
+    repository.downcast_ref::<Repository<A>>().cloned()
 }

@@ -15,10 +15,12 @@ use backstory_event::{
     Aggregate, Appended, Conflict, EventQuery, EventStoreExt, ExpectedVersion, Metadata, NewEvent,
     Payload, RecordedEvent, StoreErrorKind, StreamVersion,
 };
+use futures::{future::join_all, poll};
 use uuid::Uuid;
 
 use crate::{
     Fixture,
+    kit::within,
     repository::{
         account,
         domain::{Account, AccountEvent, Deposit, DepositError, added, raw},
@@ -51,6 +53,7 @@ macro_rules! commands_suite {
             an_unknown_event_fails_the_command
             a_bus_uses_the_repository_that_it_got
             all_concurrent_commands_count
+            commands_to_one_aggregate_take_turns
             a_dispatch_is_traced
         ]);
     };
@@ -383,4 +386,35 @@ pub async fn a_dispatch_is_traced<F: Fixture>(fixture: &F) {
     assert_eq!(fields["id"], id.to_string());
     assert_eq!(fields["attempts"], "2");
     assert!(fields["dispatch_id"].parse::<Uuid>().is_ok());
+}
+
+pub async fn commands_to_one_aggregate_take_turns<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = account(&store, &[1]).await;
+    let faults = [Fault::Overtake(raw(id, [added(20)])), Fault::Hang];
+    let faulty = Faulty::new(store.clone(), faults);
+    let bus = CommandBus::new(&faulty);
+    let clone = bus.clone();
+    let mut stuck = Box::pin(clone.dispatch(Deposit::new(id, 300)));
+    tokio::select! {
+        _ = &mut stuck => panic!("the append hangs"),
+        () = within(faulty.hung()) => {}
+    }
+    let commands = [4_000, 50_000].map(|amount| Deposit::new(id, amount));
+    let mut waiting = commands
+        .clone()
+        .map(|command| Box::pin(bus.dispatch(command)));
+    for waiting in &mut waiting {
+        assert!(poll!(waiting).is_pending(), "it takes its turn");
+    }
+    faulty.take_events_read();
+    drop(stuck);
+    for outcome in within(join_all(waiting)).await {
+        outcome.unwrap();
+    }
+    assert_eq!(commands.map(|command| command.decisions()), [1, 1]);
+    // All three at first, then the last one of them and no more.
+    assert_eq!(faulty.take_events_read(), 4);
+    let account = Repository::<Account>::new(&store).load(&id).await.unwrap();
+    assert_eq!(account.balance, 54_321);
 }

@@ -5,6 +5,7 @@ pub mod faulty;
 mod hooks;
 mod kept;
 mod lifecycle;
+mod turns;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use faulty::{Fault, Faulty};
 pub use hooks::*;
 pub use kept::*;
 pub use lifecycle::*;
+pub use turns::*;
 
 /// One test per case of the repository's suite.
 #[macro_export]
@@ -78,6 +80,14 @@ macro_rules! repository_suite {
             a_damaged_snapshot_is_passed_over
             an_outage_of_snapshots_costs_nothing_but_time
             erased_snapshots_never_come_back
+            callers_of_one_aggregate_take_turns
+            a_turn_ends_with_its_caller
+            a_turn_ends_with_a_panic
+            a_stuck_turn_ends_by_itself
+            a_deadline_counts_while_a_turn_is_awaited
+            what_a_turn_recorded_and_did_not_store_does_not_leak
+            what_others_stored_between_two_turns_is_seen
+            hooks_that_update_are_no_deadlock
         ]);
     };
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use backstory_event::{Aggregate, Appended, Clock, SystemClock};
+use backstory_event::{Aggregate, Appended};
 
 use super::Repository;
 use crate::{
-    Loaded, RepositoryError, RepositoryErrorKind, Save, SnapshotRecord, UpdateError,
+    Loaded, RepositoryError, RepositoryErrorKind, Save, SnapshotRecord,
     attempts::{send, within},
     options::Deadline,
+    turns::Turn,
 };
 
 impl<A: Aggregate> Repository<A> {
@@ -24,68 +25,25 @@ impl<A: Aggregate> Repository<A> {
     /// hook, `Deleted`, `Erased`, or the store's error.
     pub async fn save(&self, loaded: &mut Loaded<A>) -> Result<Appended, RepositoryError> {
         let deadline = Deadline::after(self.options.deadline);
-        self.save_until(loaded, deadline).await
+        self.save_until(loaded, deadline, &mut None).await
     }
 
-    /// Loads the aggregate, lets the closure record events on it, and saves it. When another
-    /// writer was first, the same again with a freshly loaded aggregate, up to the options'
-    /// number of attempts. Once events were sent, the closure never runs again for them.
-    ///
-    /// Returns the closure's value and the receipt.
-    ///
-    /// # Errors
-    /// `Rejected` with the closure's error, or what [`Self::load`] and [`Self::save`] say. The
-    /// conflict of the last attempt says which version was expected and which was found.
-    pub async fn update<T, E>(
-        &self,
-        id: &A::Id,
-        mut decide: impl FnMut(&mut Loaded<A>) -> Result<T, E>,
-    ) -> Result<(T, Appended), UpdateError<E>> {
-        let deadline = Deadline::after(self.options.deadline);
-        let mut attempt = 1;
-        loop {
-            let loaded = within(deadline, Duration::ZERO, self.load(id)).await;
-            let mut loaded = match loaded {
-                Some(loaded) => loaded?,
-                None => return Err(self.timed_out(id)?.into()),
-            };
-            let value = decide(&mut loaded).map_err(UpdateError::Rejected)?;
-            match self.save_until(&mut loaded, deadline).await {
-                Ok(receipt) => return Ok((value, receipt)),
-                Err(error)
-                    if error.is_version_conflict()
-                        && attempt < self.options.max_attempts
-                        && !deadline.is_over() =>
-                {
-                    tracing::debug!(stream = %loaded.stream(), attempt, %error, "deciding again");
-                }
-                Err(error) => return Err(error.into()),
-            }
-            let pause = SystemClock.sleep(self.options.pause(attempt));
-            within(deadline, Duration::ZERO, pause).await;
-            attempt += 1;
-        }
-    }
-
-    fn timed_out(&self, id: &A::Id) -> Result<RepositoryError, RepositoryError> {
-        let stream = A::stream(id)?;
-        Ok(RepositoryErrorKind::TimedOut { stream }.into())
-    }
-
-    async fn save_until(
+    /// Ends the turn before hooks run: they may update the same aggregate.
+    pub(super) async fn save_until(
         &self,
         loaded: &mut Loaded<A>,
         deadline: Deadline,
+        turn: &mut Option<Turn<A>>,
     ) -> Result<Appended, RepositoryError> {
         let mut receipt = None;
         if loaded.in_doubt().is_some() {
-            receipt = Some(self.send(loaded, deadline).await?);
+            receipt = Some(self.send(loaded, deadline, turn).await?);
         }
         if loaded.has_draft() {
             let stream = loaded.stream().clone();
             let prepared = within(deadline, Duration::ZERO, self.prepare(loaded)).await;
             prepared.unwrap_or_else(|| Err(RepositoryErrorKind::TimedOut { stream }.into()))?;
-            receipt = Some(self.send(loaded, deadline).await?);
+            receipt = Some(self.send(loaded, deadline, turn).await?);
         }
         Ok(receipt.unwrap_or_else(|| Appended::nothing(loaded.checkpoint())))
     }
@@ -108,6 +66,7 @@ impl<A: Aggregate> Repository<A> {
         &self,
         loaded: &mut Loaded<A>,
         deadline: Deadline,
+        turn: &mut Option<Turn<A>>,
     ) -> Result<Appended, RepositoryError> {
         let Some(append) = loaded.in_doubt() else {
             return Ok(Appended::nothing(loaded.checkpoint()));
@@ -115,6 +74,9 @@ impl<A: Aggregate> Repository<A> {
         match send(&*self.store, append, &self.options, deadline).await {
             Ok(receipt) => {
                 loaded.stored(receipt.checkpoint);
+                if !self.hooks.is_empty() {
+                    *turn = None;
+                }
                 self.after(loaded, &receipt).await;
                 Ok(receipt)
             }

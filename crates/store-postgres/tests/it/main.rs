@@ -13,6 +13,7 @@ mod crash;
 mod health;
 mod indexes;
 mod kit;
+mod loads;
 mod plans;
 mod pooler;
 mod projections;

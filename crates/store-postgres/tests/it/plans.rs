@@ -139,6 +139,15 @@ async fn read_all(store: &PostgresStore, round: i32, seen: Checkpoint) {
             .len(),
         2
     );
+    let together = (0..20).map(|number| {
+        store.collect(EventQuery::stream(stream(
+            "todo",
+            format!("{round}-{number}"),
+        )))
+    });
+    for events in futures::future::join_all(together).await {
+        assert_eq!(events.unwrap().len(), 2);
+    }
     assert_eq!(store.head().await.unwrap(), seen);
     assert!(store.stream_info(&own).await.unwrap().is_some());
     assert_eq!(store.load_progress("list").await.unwrap().checkpoint, seen);

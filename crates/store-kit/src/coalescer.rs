@@ -96,6 +96,11 @@ impl<R: BatchReader> Coalescer<R> {
         }))
     }
 
+    /// Who answers, for requests that are not to be coalesced.
+    pub fn reader(&self) -> &R {
+        &self.0.reader
+    }
+
     /// Answers a request, perhaps together with others.
     ///
     /// # Errors

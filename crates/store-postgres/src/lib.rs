@@ -90,7 +90,7 @@ use backstory_event::{
     Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StoreErrorKind,
     StreamPage, StreamQuery,
 };
-use backstory_store_kit::{Coalescer, CoalescerOptions, Tail, Writer};
+use backstory_store_kit::{BatchReader, Coalescer, CoalescerOptions, Tail, Writer};
 pub use backstory_store_kit::{Conflicts, Distribution, Refusals, WriterOptions, WriterStats};
 pub use health::{
     ListenerState, ListenerStats, LockHolder, PoolStats, PostgresHealth, PostgresStats,
@@ -112,7 +112,7 @@ use crate::{
     ahead::AheadReader,
     error::store_error,
     health::Listener,
-    loads::{FirstPage, Loads},
+    loads::{Load, Loads},
     read::Reader,
     schema::Schema,
     session::{Pool, Session, retry},
@@ -383,8 +383,11 @@ impl EventStore for PostgresStore {
 
     async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
         self.check_open()?;
-        if let Some(first) = FirstPage::of(query) {
-            return self.0.loads.ask(first).await;
+        if let Some(load) = Load::of(query) {
+            return match load.is_first() {
+                true => self.0.loads.ask(load).await,
+                false => self.0.loads.reader().one(&load).await,
+            };
         }
         let reader = Reader {
             pool: self.pool(),

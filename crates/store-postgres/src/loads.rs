@@ -1,12 +1,12 @@
-//! The first pages of single streams, as loading an aggregate asks for them: by one fixed
-//! statement, and together when they are pending together.
+//! The events of single streams, as loading an aggregate asks for them: by fixed statements, the
+//! first pages together when they are pending together.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstory_event::{
     Checkpoint, Direction, EventId, EventQuery, Page, Position, RecordedEvent, StoreError,
-    StreamId, StreamVersion,
+    StoreErrorKind, StreamId, StreamVersion,
 };
 use backstory_store_kit::BatchReader;
 use sqlx::{Error, Row, postgres::PgRow};
@@ -24,18 +24,17 @@ use crate::{
 /// How many events one of many gets at most; longer streams go on by pages of their own.
 const TOGETHER: i64 = 100;
 
-/// The first page of one stream, forward, without other restrictions than versions.
+/// A page of one stream, forward, without other restrictions than versions.
 #[derive(Debug)]
-pub(crate) struct FirstPage {
+pub(crate) struct Load {
     query: EventQuery,
     stream: StreamId,
 }
 
-impl FirstPage {
+impl Load {
     /// Nothing when the query asks for something else.
     pub(crate) fn of(query: &EventQuery) -> Option<Self> {
         let EventQuery {
-            after: Checkpoint::START,
             up_to: None,
             since: None,
             until: None,
@@ -65,6 +64,11 @@ impl FirstPage {
         })
     }
 
+    /// True when it begins with the stream.
+    pub(crate) fn is_first(&self) -> bool {
+        self.query.after == Checkpoint::START
+    }
+
     fn low(&self) -> i64 {
         self.query.from_version.map_or(0, StreamVersion::get)
     }
@@ -78,28 +82,50 @@ impl FirstPage {
         limit.unwrap_or(page).min(page)
     }
 
-    /// The page of the events that were found, as [`backstory_store_kit::Scan::page`] makes it.
-    fn page(&self, mut events: Vec<RecordedEvent>, head: Checkpoint, page: i64) -> Page {
+    /// The page of what was found, as [`backstory_store_kit::Scan::page`] makes it.
+    fn page(&self, found: Found, head: Checkpoint, page: i64) -> Result<Page, StoreError> {
+        let Found { mut events, proof } = found;
+        let after = self.query.after;
+        if !after.event_id.is_nil() && proof != Some(after.event_id) {
+            return Err(StoreError::new(StoreErrorKind::Diverged {
+                position: after.position,
+                expected: after.event_id,
+                found: proof,
+            }));
+        }
         events.sort_unstable_by_key(RecordedEvent::version);
         let full = i64::try_from(events.len()).unwrap_or(i64::MAX) >= self.limit(page);
         let last = events.last().filter(|_| full);
-        let checkpoint = last.map_or(head, RecordedEvent::checkpoint);
+        let end = if head.position >= after.position {
+            head
+        } else {
+            after
+        };
+        let checkpoint = last.map_or(end, RecordedEvent::checkpoint);
         let rest = self.query.limit.map(|limit| limit - events.len());
         let next = (checkpoint.position < head.position && rest != Some(0)).then(|| {
             let mut next = self.query.clone().after(checkpoint);
             next.limit = rest;
             next
         });
-        Page {
+        Ok(Page {
             events,
             checkpoint,
             head: head.position,
             next,
-        }
+        })
     }
 }
 
-/// Reads first pages.
+/// What belongs to one load.
+#[derive(Debug, Default)]
+struct Found {
+    events: Vec<RecordedEvent>,
+    /// The event behind which the page begins.
+    proof: Option<EventId>,
+}
+
+/// Reads pages of single streams.
 #[derive(Debug)]
 pub(crate) struct Loads {
     pub(crate) pool: Pool,
@@ -112,20 +138,26 @@ impl Loads {
         i64::try_from(self.page).unwrap_or(i64::MAX)
     }
 
-    async fn rows_of_one(&self, load: &FirstPage) -> Result<Vec<PgRow>, Error> {
+    async fn rows_of_one(&self, load: &Load) -> Result<Vec<PgRow>, Error> {
         let mut lease = Lease::of(&self.pool).await?;
-        let rows = sqlx::query(self.sql.load.text())
+        let statement = match load.is_first() {
+            true => &self.sql.load,
+            false => &self.sql.load_on,
+        };
+        let mut query = sqlx::query(statement.text())
             .bind(load.stream.category())
             .bind(load.stream.key())
             .bind(load.low())
             .bind(load.high())
-            .bind(load.limit(self.page()))
-            .fetch_all(&mut *lease)
-            .await;
+            .bind(load.limit(self.page()));
+        if !load.is_first() {
+            query = query.bind(load.query.after.position.get());
+        }
+        let rows = query.fetch_all(&mut *lease).await;
         lease.done_with(rows).await
     }
 
-    async fn rows_of_many(&self, loads: &[Arc<FirstPage>], page: i64) -> Result<Vec<PgRow>, Error> {
+    async fn rows_of_many(&self, loads: &[Arc<Load>], page: i64) -> Result<Vec<PgRow>, Error> {
         let mut lease = Lease::of(&self.pool).await?;
         let rows = sqlx::query(self.sql.load_many.text())
             .bind(column(loads, |load| load.stream.category()))
@@ -141,21 +173,21 @@ impl Loads {
 
 #[async_trait]
 impl BatchReader for Loads {
-    type Request = FirstPage;
+    type Request = Load;
     type Answer = Page;
     type Error = StoreError;
 
-    async fn one(&self, load: &FirstPage) -> Result<Page, StoreError> {
+    async fn one(&self, load: &Load) -> Result<Page, StoreError> {
         let span = tracing::debug_span!("backstory.postgres.read");
         let rows = retry(&self.pool, || Box::pin(self.rows_of_one(load)))
             .instrument(span)
             .await
             .map_err(store_error)?;
         let (mut found, head) = decode(&rows, 1)?;
-        Ok(load.page(found.pop().unwrap_or_default(), head, self.page()))
+        load.page(found.pop().unwrap_or_default(), head, self.page())
     }
 
-    async fn many(&self, loads: &[Arc<FirstPage>]) -> Option<Vec<Page>> {
+    async fn many(&self, loads: &[Arc<Load>]) -> Option<Vec<Page>> {
         let page = self.page().min(TOGETHER);
         let span = tracing::debug_span!("backstory.postgres.read", loads = loads.len());
         let rows = retry(&self.pool, || Box::pin(self.rows_of_many(loads, page)))
@@ -166,34 +198,34 @@ impl BatchReader for Loads {
         });
         let (found, head) = decode(&rows.ok()?, loads.len()).ok()?;
         let pages = loads.iter().zip(found);
-        Some(
-            pages
-                .map(|(load, events)| load.page(events, head, page))
-                .collect(),
-        )
+        pages
+            .map(|(load, found)| load.page(found, head, page).ok())
+            .collect()
     }
 }
 
-/// The events of each of so many loads, and the end of the log: the row that belongs to none.
-fn decode(
-    rows: &[PgRow],
-    loads: usize,
-) -> Result<(Vec<Vec<RecordedEvent>>, Checkpoint), StoreError> {
+/// What belongs to each of so many loads, and the end of the log, which has number 0.
+fn decode(rows: &[PgRow], loads: usize) -> Result<(Vec<Found>, Checkpoint), StoreError> {
     let mut decoder = Decoder::default();
-    let mut found: Vec<_> = (0..loads).map(|_| Vec::new()).collect();
+    let mut found: Vec<_> = (0..loads).map(|_| Found::default()).collect();
     let mut head = Checkpoint::START;
     for row in rows {
         let number: i64 = row.try_get(0).map_err(store_error)?;
-        if number == 0 {
-            head.position = Position::new(row.try_get(1).map_err(store_error)?);
-            let id: Uuid = row.try_get(5).map_err(store_error)?;
-            head.event_id = EventId::from_uuid(id);
-            continue;
-        }
-        let events = usize::try_from(number - 1).ok();
-        if let Some(events) = events.and_then(|index| found.get_mut(index)) {
-            events.extend(decoder.decode(row)?);
+        let index = usize::try_from(number.abs() - 1).ok();
+        match index.and_then(|index| found.get_mut(index)) {
+            None => head = place(row).map_err(store_error)?,
+            Some(load) if number < 0 => {
+                load.proof = Some(place(row).map_err(store_error)?.event_id)
+            }
+            Some(load) => load.events.extend(decoder.decode(row)?),
         }
     }
     Ok((found, head))
+}
+
+fn place(row: &PgRow) -> Result<Checkpoint, Error> {
+    Ok(Checkpoint {
+        position: Position::new(row.try_get(1)?),
+        event_id: EventId::from_uuid(row.try_get::<Uuid, _>(5)?),
+    })
 }

@@ -193,6 +193,16 @@ statements! {
           WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 \
           ORDER BY e.version LIMIT $5) UNION ALL ", end!());
 
+    // The same behind the event at $6, which is its proof, as number -1. A page begins where the
+    // one before ended: that event tells the version.
+    load_on = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \
+          WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 AND e.position > $6 \
+            AND e.version > coalesce((SELECT b.version FROM {s}.event b \
+              WHERE b.position = $6 AND b.category = $1 AND b.key = $2), 0) \
+          ORDER BY e.version LIMIT $5) \
+        UNION ALL (SELECT -1, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL, NULL \
+          FROM {s}.event e WHERE e.position = $6 LIMIT 1) UNION ALL ", end!());
+
     load_many = concat!("SELECT q.n, f.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) \
           WITH ORDINALITY AS q(category, key, low, high, rows, n) \
         CROSS JOIN LATERAL (SELECT ", event!(), " FROM {s}.event e \

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use backstory_event::{
-    Append, EventQuery, EventStore, EventStoreExt, ExpectedVersion, Page, RecordedEvent,
-    StoreError, StoreErrorKind, StreamVersion,
+    Append, EventId, EventQuery, EventStore, EventStoreExt, ExpectedVersion, FilterItem, Page,
+    Position, RecordedEvent, StoreError, StoreErrorKind, StreamVersion,
 };
-use backstory_store_postgres::PostgresStore;
+use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestDatabase;
 use futures::future::join_all;
 use sqlx::PgConnection;
@@ -70,15 +70,15 @@ fn queries() -> Vec<EventQuery> {
 }
 
 /// The same query by the statement of all queries: it also means a stream that is not there.
-async fn plainly(store: &PostgresStore, query: &EventQuery) -> Page {
+async fn plainly(store: &PostgresStore, query: &EventQuery) -> Result<Page, StoreError> {
     let mut plain = query.clone();
-    let nobody = backstory_event::FilterItem::new().stream(stream("todo", "nobody"));
+    let nobody = FilterItem::new().stream(stream("todo", "nobody"));
     plain.filter = plain.filter.or(nobody);
-    let mut page = store.read(&plain).await.unwrap();
+    let mut page = store.read(&plain).await?;
     if let Some(next) = &mut page.next {
         next.filter = query.filter.clone();
     }
-    page
+    Ok(page)
 }
 
 fn load(
@@ -117,17 +117,46 @@ fn expected(log: &[RecordedEvent], query: &EventQuery) -> Vec<RecordedEvent> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_alone_is_a_page_like_any_other() {
-    let (_database, store) = fresh().await;
+async fn a_load_alone_is_pages_like_any_other() {
+    let database = TestDatabase::create().await;
+    let options = PostgresOptions::default().with_page(7);
+    let store = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
     let empty = EventQuery::stream(stream("todo", 1));
-    assert_eq!(
-        store.read(&empty).await.unwrap(),
-        plainly(&store, &empty).await
-    );
-    fill(&store).await;
-    for query in queries() {
+    let behind_the_end = empty.clone().after(Position::new(9));
+    for query in [empty, behind_the_end.clone()] {
         let page = store.read(&query).await.unwrap();
-        assert_eq!(page, plainly(&store, &query).await, "{query:?}");
+        assert_eq!(page, plainly(&store, &query).await.unwrap(), "{query:?}");
+    }
+    fill(&store).await;
+    let log = log(&store).await;
+    let somewhere = |query: EventQuery| {
+        let places = [5, 190, 191, 300, log.len(), log.len() + 1];
+        let places = places.map(|place| query.clone().after(Position::new(place as i64)));
+        let proved = query.clone().after(log[200].checkpoint());
+        [vec![query], places.to_vec(), vec![proved]].concat()
+    };
+    for query in queries().into_iter().flat_map(somewhere) {
+        let mut next = Some(query);
+        while let Some(query) = next {
+            let page = store.read(&query).await.unwrap();
+            assert_eq!(page, plainly(&store, &query).await.unwrap(), "{query:?}");
+            next = page.next;
+        }
+    }
+    let mut other = log[200].checkpoint();
+    other.event_id = EventId::new();
+    let mut gone = other;
+    gone.position = Position::new(1_000_000);
+    for wrong in [other, gone] {
+        let query = behind_the_end.clone().after(wrong);
+        let error = store.read(&query).await.unwrap_err();
+        assert!(matches!(error.kind(), StoreErrorKind::Diverged { .. }));
+        assert_eq!(
+            error.kind(),
+            plainly(&store, &query).await.unwrap_err().kind()
+        );
     }
 }
 
@@ -164,7 +193,7 @@ async fn pages_of_shared_statements_are_pages_like_any_other() {
     };
     let mut pages = Vec::new();
     for query in short() {
-        pages.push(plainly(&store, &query).await);
+        pages.push(plainly(&store, &query).await.unwrap());
     }
     let mut locker = raw(database.url()).await;
     let mut watch = raw(database.url()).await;

@@ -3,8 +3,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::{
-    Checkpoint, EventFilter, EventId, ExpectedVersion, Lifecycle, NewEvent, Position, StreamId,
-    StreamVersion, TagChange, error::Invalid, lifecycle::RESERVED_PREFIX, stream::check_name,
+    Checkpoint, EventFilter, EventId, ExpectedVersion, Lifecycle, NewEvent, Payload, Position,
+    StreamId, StreamVersion, TagChange, error::Invalid, lifecycle::RESERVED_PREFIX,
+    stream::check_name,
 };
 
 /// What the largest append may be. Stores refuse what is beyond with [`Invalid`].
@@ -307,7 +308,19 @@ impl Append {
     }
 }
 
-fn check_event(event: &NewEvent, limits: &Limits) -> Result<(), Invalid> {
+impl NewEvent {
+    /// What every store checks of one event for a stream, as [`Append::validate`] does.
+    /// Returns its metadata as stores keep it.
+    ///
+    /// # Errors
+    /// [`Invalid`] names what no store accepts.
+    pub fn validate(&self, stream: &StreamId, limits: &Limits) -> Result<Payload, Invalid> {
+        stream.check()?;
+        check_event(self, limits)
+    }
+}
+
+fn check_event(event: &NewEvent, limits: &Limits) -> Result<Payload, Invalid> {
     if event.id.is_nil() {
         return Err(Invalid::new("event id", &event.id.to_string(), "it is nil"));
     }
@@ -348,7 +361,8 @@ fn check_event(event: &NewEvent, limits: &Limits) -> Result<(), Invalid> {
         return Err(Invalid::new("payload", &event.name, reason));
     }
     event.payload.check()?;
-    let size = event.metadata.to_payload()?.as_str().len();
+    let metadata = event.metadata.to_payload()?;
+    let size = metadata.as_str().len();
     if size > limits.metadata {
         let reason = format!("{size} bytes are more than {}", limits.metadata);
         return Err(Invalid::new("metadata", &event.name, reason));
@@ -360,7 +374,7 @@ fn check_event(event: &NewEvent, limits: &Limits) -> Result<(), Invalid> {
         let reason = format!("{} tags are more than {}", event.tags.len(), limits.tags);
         return Err(Invalid::new("tags", &event.name, reason));
     }
-    Ok(())
+    Ok(metadata)
 }
 
 /// The receipt of an append: where its events are. Waiting for it is reading one's own write.

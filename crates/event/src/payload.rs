@@ -19,7 +19,11 @@ mod storable;
 /// Refused are: NUL characters, lone surrogates, duplicate keys, NaN and infinite numbers, and
 /// integers beyond 64 bits. Numbers are written without exponent, -0.0 as 0.
 #[derive(Clone)]
-pub struct Payload(Arc<str>);
+pub struct Payload {
+    text: Arc<str>,
+    // Its text was made by `canonical`: it need not be checked again.
+    checked: bool,
+}
 
 impl Payload {
     /// Checks JSON text and brings it into canonical form.
@@ -45,17 +49,23 @@ impl Payload {
 
     /// The JSON object without keys.
     pub fn empty() -> Self {
-        Self("{}".into())
+        Self {
+            text: "{}".into(),
+            checked: true,
+        }
     }
 
     /// JSON text as a store has it, unchecked until it is appended.
     pub fn stored(json: impl Into<Arc<str>>) -> Self {
-        Self(json.into())
+        Self {
+            text: json.into(),
+            checked: false,
+        }
     }
 
     /// The JSON text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Decodes it.
@@ -63,7 +73,7 @@ impl Payload {
     /// # Errors
     /// When the JSON does not fit `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.0)
+        serde_json::from_str(&self.text)
     }
 
     /// The value as a tree.
@@ -76,11 +86,11 @@ impl Payload {
 
     /// Refuses what [`Payload::parse`] would refuse or change: text that was never checked.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        if Self::parse(&self.0)? == *self {
+        if self.checked || Self::parse(&self.text)? == *self {
             return Ok(());
         }
         let reason = "its numbers are not in the stored form: use Payload::parse";
-        Err(Invalid::new("payload", &self.0, reason))
+        Err(Invalid::new("payload", &self.text, reason))
     }
 
     fn canonical(value: &Value) -> Result<Self, Invalid> {
@@ -89,22 +99,25 @@ impl Payload {
         value
             .serialize(&mut serializer)
             .map_err(|error| Invalid::new("payload", "", error.to_string()))?;
-        String::from_utf8(text)
-            .map(|text| Self(text.into()))
-            .map_err(|error| Invalid::new("payload", "", error.to_string()))
+        let text = String::from_utf8(text)
+            .map_err(|error| Invalid::new("payload", "", error.to_string()))?;
+        Ok(Self {
+            text: text.into(),
+            checked: true,
+        })
     }
 }
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 /// Equal as JSON values: the order of keys and white space do not count.
 impl PartialEq for Payload {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+        self.text == other.text
             || matches!((self.to_value(), other.to_value()), (Ok(one), Ok(two)) if one == two)
     }
 }

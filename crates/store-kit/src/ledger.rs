@@ -22,6 +22,26 @@ impl StreamRow {
             _ => {}
         }
     }
+
+    /// Takes in the stream's next event.
+    ///
+    /// # Errors
+    /// The state that refuses it; the row stays as it was.
+    pub fn record(
+        &mut self,
+        position: Position,
+        name: &str,
+        payload: &Payload,
+    ) -> Result<(), StreamState> {
+        next_state(self.state, name)?;
+        if self.version == StreamVersion::EMPTY {
+            self.first_position = position;
+        }
+        self.version = self.version.next();
+        self.last_position = position;
+        self.follow(name, payload);
+        Ok(())
+    }
 }
 
 /// Decides a batch. The result is that of its appends one after another, unless a condition
@@ -130,13 +150,8 @@ impl Ledger {
         let row = self.row(&part.stream);
         let mut state = row.state;
         for event in &part.events {
-            state = next_state(state, &event.name).map_err(|refused| {
-                let stream = part.stream.clone();
-                match refused {
-                    StreamState::Erased => StoreErrorKind::StreamErased { stream },
-                    _ => StoreErrorKind::StreamDeleted { stream },
-                }
-            })?;
+            state = next_state(state, &event.name)
+                .map_err(|state| refusal(state, part.stream.clone()))?;
         }
         if part.expected.accepts(row.version) {
             return Ok(());
@@ -244,7 +259,7 @@ impl Ledger {
                 },
             );
             self.facts.proofs.insert(position, event.id);
-            self.touch_stream(&stream, position, version, event);
+            self.touch_stream(&stream, position, event);
             self.decision.events.push(row);
         }
         for companion in &append.companions {
@@ -262,21 +277,11 @@ impl Ledger {
         receipt
     }
 
-    fn touch_stream(
-        &mut self,
-        stream: &StreamId,
-        position: Position,
-        version: StreamVersion,
-        event: &NewEvent,
-    ) {
+    fn touch_stream(&mut self, stream: &StreamId, position: Position, event: &NewEvent) {
         let mut row = self.row(stream);
-        if row.version == StreamVersion::EMPTY {
-            row.first_position = position;
-        }
-        row.version = version;
-        row.last_position = position;
-        row.follow(&event.name, &event.payload);
-        if Lifecycle::parse(&event.name) == Some(Lifecycle::Erased) {
+        // Checked before: it is not refused.
+        let _ = row.record(position, &event.name, &event.payload);
+        if event.name == Lifecycle::Erased.name() {
             self.erase(stream);
         }
         self.decision.streams.insert(stream.clone(), row.clone());
@@ -321,6 +326,14 @@ fn next_state(state: StreamState, name: &str) -> Result<StreamState, StreamState
         (StreamState::Live, Some(Lifecycle::Deleted)) => Ok(StreamState::Deleted),
         (StreamState::Live, _) => Ok(StreamState::Live),
         (refused, _) => Err(refused),
+    }
+}
+
+/// What a stream answers whose state refuses an event.
+pub fn refusal(state: StreamState, stream: StreamId) -> StoreErrorKind {
+    match state {
+        StreamState::Erased => StoreErrorKind::StreamErased { stream },
+        _ => StoreErrorKind::StreamDeleted { stream },
     }
 }
 

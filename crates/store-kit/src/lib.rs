@@ -14,7 +14,7 @@ mod writer;
 pub use coalescer::{BatchReader, Coalescer, CoalescerOptions};
 pub use facts::{ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow};
 pub use histogram::{Distribution, Histogram};
-pub use ledger::{decide, scrub};
+pub use ledger::{decide, refusal, scrub};
 pub use meters::{Conflicts, Refusals, WriterStats};
 pub use scan::Scan;
 pub use tail::Tail;

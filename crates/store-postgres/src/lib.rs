@@ -63,6 +63,7 @@ mod documents;
 mod error;
 mod guess;
 mod health;
+mod import;
 mod indexes;
 mod loads;
 mod maintenance;
@@ -96,6 +97,7 @@ pub use health::{
     ListenerState, ListenerStats, LockHolder, PoolStats, PostgresHealth, PostgresStats,
     SchemaHealth, ServerHealth,
 };
+pub use import::{ImportError, Imported};
 pub use indexes::{IndexChange, IndexInfo, IndexState, OptionalIndex};
 pub use maintenance::Maintenance;
 pub use options::{Migrations, Pooler, PostgresOptions, Wake};
@@ -130,6 +132,7 @@ pub struct PostgresStore(Arc<Inner>);
 struct Inner {
     pool: Pool,
     owns_pool: bool,
+    connect: PgConnectOptions,
     schema: Schema,
     sql: Arc<Statements>,
     options: PostgresOptions,
@@ -246,7 +249,7 @@ impl PostgresStore {
         let loads = Coalescer::new(loads, CoalescerOptions::default());
         let listener = Arc::new(Listener::new(options.wake));
         let watcher = Watcher::spawn(Watch {
-            connect,
+            connect: connect.clone(),
             pool: pool.clone(),
             schema: schema.clone(),
             sql: sql.clone(),
@@ -262,6 +265,7 @@ impl PostgresStore {
         Ok(Self(Arc::new(Inner {
             pool,
             owns_pool,
+            connect,
             schema,
             sql,
             options,
@@ -335,6 +339,10 @@ impl PostgresStore {
 
     pub(crate) fn ahead(&self) -> &Coalescer<AheadReader> {
         &self.0.ahead
+    }
+
+    pub(crate) fn connect_options(&self) -> &PgConnectOptions {
+        &self.0.connect
     }
 
     pub(crate) fn tail(&self) -> &Tail {

@@ -75,6 +75,14 @@ macro_rules! end {
     };
 }
 
+/// The columns of a binary COPY of events, in the order in which a chunk of an import encodes them:
+/// first those of which only the log knows the values.
+macro_rules! import_columns {
+    () => {
+        "position, version, recorded_at, category, key, id, name, schema_version, payload, metadata, tags"
+    };
+}
+
 statements! {
     // Stands behind BEGIN and the timeouts. The lock is taken by a statement of its own, so that
     // the next one sees what its last holder committed.
@@ -163,6 +171,33 @@ statements! {
         ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
           tags = excluded.tags, first_position = excluded.first_position, last_position = excluded.last_position) \
       SELECT pg_notify({channel}, $20)";
+
+    // What a chunk of an import needs to know. Its ids can be stored only up to the largest stored.
+    import_facts = "SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
+        (SELECT json_agg(json_build_array(q.n, t.version, t.state, t.tags, t.first_position, t.last_position)) \
+          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(category, key, n) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.stream t \
+            WHERE t.category = q.category AND t.key = q.key LIMIT 1) t), \
+        (SELECT json_agg(json_build_array(t.id, t.position, t.category, t.key, t.name)) \
+          FROM unnest($3::uuid[]) AS q(id) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.id = q.id LIMIT 1) t \
+          WHERE q.id <= (SELECT e.id FROM {s}.event e ORDER BY e.id DESC LIMIT 1)) \
+        FROM (SELECT 1) AS one LEFT JOIN LATERAL \
+          (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
+
+    import_events = concat!("COPY {s}.event (", import_columns!(), ") FROM STDIN (FORMAT binary)");
+
+    // The stream rows of a chunk, and one notification.
+    import_streams = "WITH streams AS (INSERT INTO {s}.stream AS t \
+          (category, key, version, state, tags, first_position, last_position) \
+        SELECT q.category, q.key, q.version, q.state, \
+          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
+          q.first_position, q.last_position \
+        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[]) \
+          AS q(category, key, version, state, tags, first_position, last_position) \
+        ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
+          tags = excluded.tags, first_position = excluded.first_position, last_position = excluded.last_position) \
+      SELECT pg_notify({channel}, $8)";
 
     notify = "SELECT pg_notify({channel}, $1)";
 

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// How long a statement under the lock may take, at the server and here.
-const STATEMENT: Duration = Duration::from_secs(8);
-const ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const STATEMENT: Duration = Duration::from_secs(8);
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Writes batches. It owns one connection and opens another when that one breaks.
 pub(crate) struct PostgresWriter {
@@ -266,7 +266,7 @@ impl BatchWriter for PostgresWriter {
 }
 
 /// Awaits an answer of the server, but not for ever: the network may be gone.
-async fn answered<T>(
+pub(crate) async fn answered<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

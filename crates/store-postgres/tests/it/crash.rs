@@ -110,18 +110,28 @@ async fn a_subscription_goes_on_after_a_restart_without_gap() {
 
 /// Passes bytes between clients and the server, until while it is armed the message comes along
 /// that commits: COMMIT itself, or the call that stores a batch at once.
-struct Proxy {
-    url: String,
+pub(crate) struct Proxy {
+    pub(crate) url: String,
     armed: Arc<AtomicUsize>,
 }
 
 /// The server gets the message, the client no answer.
-const LOSE_ANSWER: usize = 1;
+pub(crate) const LOSE_ANSWER: usize = 1;
 /// The server does not get the message and does not notice that the client is gone.
-const LOSE_COMMIT: usize = 2;
+pub(crate) const LOSE_COMMIT: usize = 2;
 
 impl Proxy {
-    async fn start(url: &str, message: &'static [u8]) -> Self {
+    /// The next such message meets this fault.
+    pub(crate) fn arm(&self, mode: usize) {
+        self.armed.store(mode, Ordering::SeqCst);
+    }
+
+    /// True until the fault has happened.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::SeqCst) != 0
+    }
+
+    pub(crate) async fn start(url: &str, message: &'static [u8]) -> Self {
         let (before, rest) = url.split_once("127.0.0.1:").unwrap();
         let (port, after) = rest.split_once('/').unwrap();
         let server: u16 = port.parse().unwrap();
@@ -214,13 +224,13 @@ async fn lose(proxy: &Proxy, mode: usize, look: bool, options: PostgresOptions) 
     let todo = stream("todo", 1);
     let mut receipts = Vec::new();
     for _ in 0..3 {
-        proxy.armed.store(mode, Ordering::SeqCst);
+        proxy.arm(mode);
         let append = match look {
             true => one(&todo).release("todo.title", "buy milk", todo.clone()),
             false => one(&todo),
         };
         let receipt = within(store.append(append.clone())).await.unwrap();
-        assert_eq!(proxy.armed.load(Ordering::SeqCst), 0, "the fault happened");
+        assert!(!proxy.is_armed(), "the fault happened");
         assert_eq!(within(store.append(append.clone())).await.unwrap(), receipt);
         receipts.push((append, receipt));
     }

@@ -11,6 +11,7 @@ mod conditions;
 mod conformance;
 mod crash;
 mod health;
+mod import;
 mod indexes;
 mod kit;
 mod loads;

@@ -10,6 +10,7 @@ mod batches;
 mod conditions;
 mod conformance;
 mod crash;
+mod growth;
 mod health;
 mod import;
 mod indexes;

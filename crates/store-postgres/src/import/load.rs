@@ -1,6 +1,6 @@
 //! Storing the chunks of an import, one after another.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{iter, ops::Range, sync::Arc, time::Duration};
 
 use backstory_event::{
     EventId, Position, StoreError, StoreErrorKind, StreamId, StreamState, StreamVersion, Tag,
@@ -93,8 +93,7 @@ impl Loader {
     /// Stores a chunk, in parts when one of its events is refused by the server: all before that
     /// one are stored, as if they had come one by one.
     async fn load(&mut self, chunk: &mut Chunk) -> Result<(), ImportError> {
-        let mut todo = Vec::new();
-        todo.push(0..chunk.len());
+        let mut todo: Vec<_> = iter::once(0..chunk.len()).collect();
         while let Some(part) = todo.pop() {
             let event = chunk.number(part.start);
             match self.store(chunk, part.clone()).await {

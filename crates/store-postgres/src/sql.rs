@@ -303,16 +303,18 @@ statements! {
           JOIN {s}.collection c ON c.name = q.collection OFFSET 0) q \
         WHERE d.generation = q.generation AND d.key = q.key";
 
-    // $1, $2: the documents written or deleted; $3 …: all index entries that they have now.
+    // $1, $2: the documents written or deleted; $3 …: all index entries that they have now. Joined
+    // with the documents, the table might be read whole; its entries never change, so ctid serves.
     index_documents = "WITH entries AS MATERIALIZED (SELECT c.generation, q.key, q.field, q.value \
           FROM unnest($3::text[], $4::text[], $5::text[], $6::text[]) AS q(collection, key, field, value) \
           JOIN {s}.collection c ON c.name = q.collection), \
-        gone AS (DELETE FROM {s}.document_index i USING (SELECT c.generation, q.key \
-            FROM unnest($1::text[], $2::text[]) AS q(collection, key) \
+        gone AS (DELETE FROM {s}.document_index i WHERE i.ctid = ANY (ARRAY(SELECT t.ctid \
+          FROM (SELECT c.generation, q.key FROM unnest($1::text[], $2::text[]) AS q(collection, key) \
             JOIN {s}.collection c ON c.name = q.collection OFFSET 0) q \
-          WHERE i.generation = q.generation AND i.key = q.key \
-            AND (i.generation, i.key, i.field, i.value) NOT IN \
-              (SELECT e.generation, e.key, e.field, e.value FROM entries e)) \
+          CROSS JOIN LATERAL (SELECT x.ctid, x.* FROM {s}.document_index x \
+            WHERE x.generation = q.generation AND x.key = q.key OFFSET 0) t \
+          WHERE (t.generation, t.key, t.field, t.value) NOT IN \
+            (SELECT e.generation, e.key, e.field, e.value FROM entries e)))) \
         INSERT INTO {s}.document_index (generation, field, value, key) \
         SELECT e.generation, e.field, e.value, e.key FROM entries e \
         ORDER BY e.generation, e.field, e.value, e.key ON CONFLICT DO NOTHING";

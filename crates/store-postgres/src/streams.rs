@@ -43,19 +43,29 @@ pub(crate) async fn list(
 
 /// The statement of a page, and of one stream more.
 pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Postgres> {
-    // Those with a tag are few: found by their index, then sorted.
-    let source = if query.tags.is_empty() {
-        "{s}.stream"
-    } else {
-        "(SELECT s.* FROM {s}.stream s WHERE s.tags <> '{}' AND s.tags @> "
-    };
-    let mut sql = QueryBuilder::new(&*schema.sql(&format!(
-        "SELECT t.category, t.key, t.version, t.state, t.tags, t.first_position, t.last_position \
-         FROM {source}"
-    )));
-    if !query.tags.is_empty() {
-        sql.push_bind(column(&query.tags, Tag::as_str));
-        sql.push(" OFFSET 0)");
+    let keys = query.keys.iter().filter(|key| storable(key));
+    let keys = column(keys, String::as_str);
+    let mut sql = QueryBuilder::new(
+        "SELECT t.category, t.key, t.version, t.state, t.tags, t.first_position, t.last_position FROM ",
+    );
+    match &query.category {
+        _ if !query.tags.is_empty() => {
+            // Those with a tag are few: found by their index, then sorted.
+            let source = "(SELECT s.* FROM {s}.stream s WHERE s.tags <> '{}' AND s.tags @> ";
+            sql.push(schema.sql(source));
+            sql.push_bind(column(&query.tags, Tag::as_str));
+            sql.push(" OFFSET 0)");
+        }
+        Some(category) if !query.keys.is_empty() => {
+            // One by one, or the server reads the category in order until it meets the keys.
+            sql.push("(SELECT s.* FROM (SELECT DISTINCT unnest(");
+            sql.push_bind(keys.clone());
+            let source = ") AS key) k CROSS JOIN LATERAL (SELECT * FROM {s}.stream s \
+                WHERE s.key = k.key AND s.category = ";
+            sql.push(schema.sql(source)).push_bind(category);
+            sql.push(" LIMIT 1) s OFFSET 0)");
+        }
+        _ => drop(sql.push(schema.sql("{s}.stream"))),
     }
     sql.push(" t WHERE t.state = ANY (");
     sql.push_bind(column(query.wanted_states(), StreamState::as_str));
@@ -64,10 +74,7 @@ pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Po
         sql.push(" AND t.category = ").push_bind(category);
     }
     if !query.keys.is_empty() {
-        let keys = query.keys.iter().filter(|key| storable(key));
-        sql.push(" AND t.key = ANY (")
-            .push_bind(column(keys, String::as_str));
-        sql.push(")");
+        sql.push(" AND t.key = ANY (").push_bind(keys).push(")");
     }
     if let Some(cursor) = &query.after {
         let stream = cursor.stream();

@@ -90,7 +90,8 @@ CREATE TABLE {s}.document_index (
   key text COLLATE "C" NOT NULL,
   PRIMARY KEY (generation, field, value, key)
 );
-CREATE INDEX document_index_key ON {s}.document_index (generation, key);
+-- The key first: for lists by value it must not look as good as the primary key.
+CREATE INDEX document_index_key ON {s}.document_index (key, generation);
 
 -- The past cannot change: an event may only be erased, and only after its stream says so.
 CREATE FUNCTION {s}.guard_event_v1() RETURNS trigger

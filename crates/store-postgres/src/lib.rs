@@ -20,7 +20,7 @@
 //!
 //! # Connections
 //! One of the writer, one that listens (none with [`Wake::Off`]), and at most
-//! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections. With
+//! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections; an import has one more while it runs. With
 //! [`PostgresStore::with_pool`] the latter come from the given pool.
 //!
 //! # Behind a pooler
@@ -53,7 +53,7 @@
 //!
 //! # What it tells
 //! Spans of `tracing`, at debug level: `backstory.postgres.batch` (field `appends`),
-//! `backstory.postgres.append_in`, `backstory.postgres.read`, `backstory.postgres.documents`
+//! `backstory.postgres.append_in`, `backstory.postgres.import` (`events`), `backstory.postgres.read`, `backstory.postgres.documents`
 //! (`projection`, `writes`), `backstory.postgres.projection` (`projection`). Passwords are never
 //! part of a span, an error or a `Debug` text.
 

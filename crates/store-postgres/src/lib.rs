@@ -20,8 +20,8 @@
 //!
 //! # Connections
 //! One of the writer, one that listens (none with [`Wake::Off`]), and at most
-//! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections; an import has one more while it runs. With
-//! [`PostgresStore::with_pool`] the latter come from the given pool.
+//! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections. With
+//! [`PostgresStore::with_pool`] the latter come from the given pool. An import has one of its own.
 //!
 //! # Behind a pooler
 //! Behind PgBouncer in session mode nothing differs, once its file says
@@ -53,9 +53,10 @@
 //!
 //! # What it tells
 //! Spans of `tracing`, at debug level: `backstory.postgres.batch` (field `appends`),
-//! `backstory.postgres.append_in`, `backstory.postgres.import` (`events`), `backstory.postgres.read`, `backstory.postgres.documents`
-//! (`projection`, `writes`), `backstory.postgres.projection` (`projection`). Passwords are never
-//! part of a span, an error or a `Debug` text.
+//! `backstory.postgres.append_in`, `backstory.postgres.import` (`events`),
+//! `backstory.postgres.read`, `backstory.postgres.documents` (`projection`, `writes`),
+//! `backstory.postgres.projection` (`projection`). Passwords are never part of a span, an error or
+//! a `Debug` text.
 
 mod ahead;
 mod append;

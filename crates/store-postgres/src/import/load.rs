@@ -240,7 +240,10 @@ impl Loader {
 
     async fn facts(&self, connection: &mut PgConnection, chunk: &Chunk) -> Result<Facts, Error> {
         let streams = chunk.streams();
-        let row = sqlx::query(self.sql.import_facts.text())
+        let row = self
+            .sql
+            .import_facts
+            .query()
             .bind(column(streams, StreamId::category))
             .bind(column(streams, StreamId::key))
             .bind(column(chunk.ids(), EventId::as_uuid))
@@ -307,7 +310,9 @@ impl Loader {
     ) -> Result<(), Error> {
         let names: Vec<_> = column(&plan.changed, |number| &chunk.streams()[*number]);
         let rows: Vec<_> = column(&plan.changed, |number| &plan.streams[*number]);
-        sqlx::query(self.sql.import_streams.text())
+        self.sql
+            .import_streams
+            .query()
             .bind(column(&names, |stream| stream.category()))
             .bind(column(&names, |stream| stream.key()))
             .bind(column(&rows, |row| row.version.get()))
@@ -320,7 +325,9 @@ impl Loader {
             .await?;
         if !plan.erased.is_empty() {
             let erased = column(&plan.erased, |number| &chunk.streams()[*number]);
-            sqlx::query(self.sql.erase.text())
+            self.sql
+                .erase
+                .query()
                 .bind(column(&erased, |stream| stream.category()))
                 .bind(column(&erased, |stream| stream.key()))
                 .execute(connection)

@@ -7,8 +7,8 @@ use backstory_event::{
     Lifecycle, Metadata, NewEvent, Payload, RecordedEvent, StoreErrorKind, StreamId, Tag,
     TagChange,
 };
-use backstory_store_postgres::{ImportError, Migrations, PostgresOptions, PostgresStore};
-use backstory_test_postgres::{TestCluster, TestDatabase};
+use backstory_store_postgres::{ImportError, Migrations, Pooler, PostgresOptions, PostgresStore};
+use backstory_test_postgres::{TestCluster, TestDatabase, TestPooler};
 use futures::{StreamExt, stream::iter};
 use sqlx::PgConnection;
 
@@ -317,12 +317,25 @@ async fn a_dropped_import_continues_when_it_is_run_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_a_commit_is_asked_for_again() {
-    for mode in [LOSE_ANSWER, LOSE_COMMIT] {
+    for (mode, pooled) in [
+        (LOSE_ANSWER, false),
+        (LOSE_COMMIT, false),
+        (LOSE_ANSWER, true),
+        (LOSE_COMMIT, true),
+    ] {
         let cluster = TestCluster::start().await;
         let database = cluster.create_database().await;
-        let proxy = Proxy::start(database.url(), b"COMMIT\0").await;
         // Longer than the test: nobody but us ends the old backend.
-        let options = PostgresOptions::default().with_append_idle_timeout(Duration::from_secs(300));
+        let mut options =
+            PostgresOptions::default().with_append_idle_timeout(Duration::from_secs(300));
+        let (mut url, mut _pooler) = (database.url().to_owned(), None);
+        if pooled {
+            let pooler = TestPooler::start(&cluster).await;
+            url = pooler.url(&url);
+            options = options.with_pooler(Pooler::Transaction);
+            _pooler = Some(pooler);
+        }
+        let proxy = Proxy::start(&url, b"COMMIT\0").await;
         let store = PostgresStore::connect_with(&proxy.url, options)
             .await
             .unwrap();

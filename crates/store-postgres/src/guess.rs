@@ -138,9 +138,11 @@ impl Guess {
     ) -> Result<Option<(Outcomes, Position)>, Error> {
         let (mut fresh, mut grown, mut checked) = (Vec::new(), Vec::new(), Vec::new());
         for (stream, row) in &self.decision.streams {
-            match self.streams.remove(stream) {
-                Some(from) if from > StreamVersion::EMPTY => grown.push((stream, from, row)),
-                _ => fresh.push((stream, row)),
+            if self.streams.get(stream) == Some(&StreamVersion::EMPTY) {
+                self.streams.remove(stream);
+                fresh.push((stream, row));
+            } else {
+                grown.push((stream, row));
             }
         }
         checked.extend(self.streams.drain());
@@ -179,11 +181,10 @@ impl Guess {
             .bind(column(&fresh, |(_, row)| row.version.get()))
             .bind(column(&fresh, |(_, row)| offset(row.first_position)))
             .bind(column(&fresh, |(_, row)| offset(row.last_position)))
-            .bind(column(&grown, |(stream, ..)| stream.category()))
-            .bind(column(&grown, |(stream, ..)| stream.key()))
-            .bind(column(&grown, |(_, from, _)| from.get()))
-            .bind(column(&grown, |(.., row)| row.version.get()))
-            .bind(column(&grown, |(.., row)| offset(row.last_position)))
+            .bind(column(&grown, |(stream, _)| stream.category()))
+            .bind(column(&grown, |(stream, _)| stream.key()))
+            .bind(column(&grown, |(_, row)| row.version.get()))
+            .bind(column(&grown, |(_, row)| offset(row.last_position)))
             .bind(column(&checked, |(stream, _)| stream.category()))
             .bind(column(&checked, |(stream, _)| stream.key()))
             .bind(column(&checked, |(_, version)| version.get()))

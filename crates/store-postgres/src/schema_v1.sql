@@ -242,15 +242,15 @@ BEGIN
 END $$;
 
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the
--- writer looks first. Taken for granted: fresh streams do not exist, grown and checked ones are live and have these
--- versions, no event id is stored, no claim is held, the proofs are there, no condition is hit. Events, and the
--- positions of streams, count from the head. Plans are those of the session: see the writer.
+-- writer looks first. Taken for granted: fresh streams do not exist, checked ones, which include those that grow, are
+-- live and have these versions, no event id is stored, no claim is held, the proofs are there, no condition is hit.
+-- Events, and the positions of streams, count from the head. Plans are those of the session: see the writer.
 CREATE FUNCTION {s}.append_v1(
   lock_timeout_ bigint, wake_ boolean,
   event_category text[], event_key text[], event_version bigint[], event_id uuid[], event_name text[],
   event_schema integer[], event_payload text[], event_metadata text[], event_tags text[],
   fresh_category text[], fresh_key text[], fresh_version bigint[], fresh_first bigint[], fresh_last bigint[],
-  grown_category text[], grown_key text[], grown_from bigint[], grown_to bigint[], grown_last bigint[],
+  grown_category text[], grown_key text[], grown_version bigint[], grown_last bigint[],
   checked_category text[], checked_key text[], checked_version bigint[],
   claim_scope text[], claim_value text[], claim_category text[], claim_key text[],
   refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
@@ -258,7 +258,6 @@ CREATE FUNCTION {s}.append_v1(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   now_ timestamptz;
-  count_ bigint;
   ignored_ text;
 BEGIN
   stored := false;
@@ -310,13 +309,12 @@ BEGIN
 
   BEGIN
     IF cardinality(grown_category) > 0 THEN
-      UPDATE {s}.stream t SET version = q.new, last_position = append_v1.head + q.last
-        FROM unnest(grown_category, grown_key, grown_from, grown_to, grown_last) AS q(category, key, old, new, last)
-        WHERE t.category = q.category AND t.key = q.key AND t.version = q.old AND t.state = 'live';
-      GET DIAGNOSTICS count_ = ROW_COUNT;
-      IF count_ <> cardinality(grown_category) THEN
-        RAISE unique_violation;
-      END IF;
+      -- They were checked above. A join with the table could be planned the wrong way round.
+      INSERT INTO {s}.stream AS t (category, key, version, state, tags, first_position, last_position)
+        SELECT q.category, q.key, q.version, 'live', '{}', append_v1.head, append_v1.head + q.last
+        FROM unnest(grown_category, grown_key, grown_version, grown_last) AS q(category, key, version, last)
+        ON CONFLICT (category, key) DO UPDATE
+          SET version = excluded.version, last_position = excluded.last_position;
     END IF;
     IF cardinality(fresh_category) > 0 THEN
       INSERT INTO {s}.stream (category, key, version, state, tags, first_position, last_position)

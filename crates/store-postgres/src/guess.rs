@@ -7,9 +7,9 @@ use backstory_event::{
     Append, Appended, Companion, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
     StreamId, StreamState, StreamVersion,
 };
-use backstory_store_kit::{Decision, Facts, StreamRow, decide};
+use backstory_store_kit::{Decision, Facts, Histogram, StreamRow, decide};
 use chrono::Utc;
-use sqlx::{Error, PgConnection, Row, types::Json};
+use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
 
 use crate::{
     append::{Outcomes, column, looks, tags_json},
@@ -55,6 +55,16 @@ impl Versions {
         self.young.clear();
         self.old.clear();
     }
+}
+
+/// How a batch is to be stored.
+pub(crate) struct Terms<'a> {
+    /// In milliseconds.
+    pub(crate) lock_timeout: i64,
+    /// Whether the listeners of other processes are told.
+    pub(crate) wake: bool,
+    /// Counts the wait for the lock, in microseconds.
+    pub(crate) waited: &'a Histogram,
 }
 
 /// A batch decided on a guess.
@@ -132,8 +142,7 @@ impl Guess {
         connection: &mut PgConnection,
         sql: &Statements,
         appends: &[Arc<Append>],
-        lock_timeout: i64,
-        wake: bool,
+        terms: Terms<'_>,
         versions: &mut Versions,
     ) -> Result<Option<(Outcomes, Position)>, Error> {
         let (mut fresh, mut grown, mut checked) = (Vec::new(), Vec::new(), Vec::new());
@@ -163,8 +172,8 @@ impl Guess {
         let looks = looks(appends);
 
         let row = sqlx::query(sql.append.text())
-            .bind(lock_timeout)
-            .bind(wake)
+            .bind(terms.lock_timeout)
+            .bind(terms.wake)
             .bind(column(events, |row| row.recorded.stream.category()))
             .bind(column(events, |row| row.recorded.stream.key()))
             .bind(column(events, |row| row.recorded.version.get()))
@@ -198,6 +207,11 @@ impl Guess {
             .bind((!looks.is_empty()).then_some(Json(looks)))
             .fetch_one(connection)
             .await?;
+        let waited: Option<PgInterval> = row.try_get(2)?;
+        let waited = waited.and_then(|waited| u64::try_from(waited.microseconds).ok());
+        if let Some(waited) = waited {
+            terms.waited.record(waited);
+        }
         if !row.try_get::<bool, _>(0)? {
             return Ok(None);
         }

@@ -254,10 +254,10 @@ CREATE FUNCTION {s}.append_v1(
   checked_category text[], checked_key text[], checked_version bigint[],
   claim_scope text[], claim_value text[], claim_category text[], claim_key text[],
   refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
-  OUT stored boolean, OUT head bigint)
+  OUT stored boolean, OUT head bigint, OUT waited interval)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  now_ timestamptz;
+  now_ timestamptz := clock_timestamp();
   ignored_ text;
 BEGIN
   stored := false;
@@ -269,6 +269,7 @@ BEGIN
   END IF;
   ignored_ := set_config('lock_timeout', lock_timeout_::text, true);
   ignored_ := pg_advisory_xact_lock({lock});
+  waited := clock_timestamp() - now_;
   -- A statement of its own: it sees what the last holder of the lock committed.
   SELECT e.position, e.recorded_at INTO head, now_ FROM {s}.event e ORDER BY e.position DESC LIMIT 1;
   head := coalesce(head, 0);

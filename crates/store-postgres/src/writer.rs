@@ -13,7 +13,7 @@ use crate::{
     PostgresOptions, Wake,
     append::{Outcomes, decide_batch, store},
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
-    guess::{Guess, Versions},
+    guess::{Guess, Terms, Versions},
     session::{Backend, Session, jitter},
     sql::Statements,
 };
@@ -115,17 +115,14 @@ impl PostgresWriter {
             && let Some(guess) = Guess::of(batch, &self.versions, self.tail.head())
         {
             let lock_timeout = self.lock_timeout();
-            let wake = self.options.wake == Wake::Listen;
+            let terms = Terms {
+                lock_timeout: i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX),
+                wake: self.options.wake == Wake::Listen,
+                waited: &self.lock_wait,
+            };
             *phase = Phase::Commit;
-            let millis = i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX);
-            let call = guess.store(
-                &mut session.connection,
-                &self.sql,
-                batch,
-                millis,
-                wake,
-                &mut self.versions,
-            );
+            let connection = &mut session.connection;
+            let call = guess.store(connection, &self.sql, batch, terms, &mut self.versions);
             if let Some((outcomes, head)) = answered(lock_timeout + ANSWER, call).await? {
                 return Ok((outcomes, head));
             }

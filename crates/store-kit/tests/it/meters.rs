@@ -133,7 +133,7 @@ async fn queue_and_batches_are_measured() {
         .map(|events| database.send(append_of(2, events)))
         .collect();
     database.until_queued(4).await;
-    tokio::time::advance(Duration::from_millis(20)).await;
+    tokio::time::advance(Duration::from_millis(21)).await;
     let busy = database.writer.stats();
     assert_eq!((busy.queued, busy.stored), (4, 0));
     assert!(busy.writing_micros.unwrap() >= 20_000, "{busy:?}");

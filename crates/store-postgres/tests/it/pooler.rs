@@ -179,8 +179,17 @@ async fn many_callers_append_subscribe_and_project_through_two_connections() {
     projector.shutdown().await.unwrap();
 }
 
-/// What the next client of the same backend sees.
-async fn state(stranger: &mut PgConnection) -> (i32, Vec<(String, String)>) {
+/// A backend, and what its next client sees.
+type State = (i32, Vec<(String, String)>);
+
+async fn assert_left_nothing(stranger: &mut PgConnection, before: &State) {
+    let (backend, mut left) = state(stranger).await;
+    assert_eq!(backend, before.0, "it is the same backend");
+    left.retain(|one| !before.1.contains(one));
+    assert_eq!(left, []);
+}
+
+async fn state(stranger: &mut PgConnection) -> State {
     let backend = scalar_simple(stranger, "SELECT pg_backend_pid()").await;
     let state = sqlx::raw_sql(
         "SELECT name, setting FROM pg_settings WHERE name <> 'application_name' \
@@ -249,8 +258,9 @@ async fn the_next_client_of_the_connection_finds_nothing_that_the_store_left() {
         state: Payload::empty(),
     };
     store.save_snapshot(snapshot).await.unwrap();
-    store.latest_snapshot(&todo, None).await.unwrap();
     store.verify().await.unwrap();
+    store.latest_snapshot(&todo, None).await.unwrap();
+    assert_left_nothing(&mut stranger, &before).await;
     let mut direct = raw(database.url()).await;
     run(
         &mut direct,
@@ -260,11 +270,7 @@ async fn the_next_client_of_the_connection_finds_nothing_that_the_store_left() {
     // The transaction of a refused statement is rolled back.
     store.latest_snapshot(&todo, None).await.unwrap_err();
 
-    let after = state(&mut stranger).await;
-    assert_eq!(after.0, before.0, "it is the same backend");
-    let mut left = after.1;
-    left.retain(|one| !before.1.contains(one));
-    assert_eq!(left, []);
+    assert_left_nothing(&mut stranger, &before).await;
     projector.shutdown().await.unwrap();
 }
 

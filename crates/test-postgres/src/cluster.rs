@@ -99,7 +99,7 @@ impl TestCluster {
     /// # Panics
     /// When the server cannot be reached.
     pub async fn create_database(&self) -> TestDatabase {
-        TestDatabase::create_on(&self.url("postgres"), false).await
+        TestDatabase::create_at(&self.url("postgres"), false).await
     }
 
     /// The URL of a database with this name; `postgres` is there from the start.

@@ -24,9 +24,17 @@ impl TestDatabase {
     /// When there is no server to be had or it refuses; the message says what to do.
     pub async fn create() -> Self {
         match std::env::var("TEST_DATABASE_URL") {
-            Ok(server) if !server.is_empty() => Self::create_on(&server, true).await,
+            Ok(server) if !server.is_empty() => Self::create_on(&server).await,
             _ => TestCluster::shared().await.create_database().await,
         }
+    }
+
+    /// A new database on a server that is not ours; its user needs the right to create them.
+    ///
+    /// # Panics
+    /// When the server cannot be reached or refuses.
+    pub async fn create_on(server: &str) -> Self {
+        Self::create_at(server, true).await
     }
 
     /// The URL of this database.
@@ -34,7 +42,7 @@ impl TestDatabase {
         &self.url
     }
 
-    pub(crate) async fn create_on(server: &str, outlives_us: bool) -> Self {
+    pub(crate) async fn create_at(server: &str, outlives_us: bool) -> Self {
         let name = unique_name();
         let statement = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
         if let Err(error) = execute(server, statement).await {
@@ -116,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn a_database_on_a_server_that_outlives_us_is_gone_when_drop_returns() {
         let cluster = TestCluster::start().await;
-        let database = TestDatabase::create_on(&cluster.url("template1"), true).await;
+        let database = TestDatabase::create_on(&cluster.url("template1")).await;
         let url = database.url().to_owned();
         let _open = PgConnection::connect(&url).await.unwrap();
         drop(database);

@@ -182,6 +182,8 @@ impl Watch {
         self.listener.listens();
         // What was announced while nobody listened.
         heads.found(&self.tail, self.head(&mut listener).await?);
+        // Whoever waits proves that this is still the log that it has read.
+        self.tail.look_again();
         *pause = FIRST_PAUSE;
 
         let mut ticks = interval(self.options.poll);
@@ -217,6 +219,7 @@ impl Watch {
     /// Asks again and again, but only while somebody waits.
     async fn poll(self, mut waiting: watch::Receiver<usize>) {
         let mut heads = Heads::default();
+        let mut lost = false;
         while waiting.wait_for(|count| *count > 0).await.is_ok() {
             let head = async {
                 let mut lease = Lease::of(&self.pool).await?;
@@ -224,8 +227,16 @@ impl Watch {
                 lease.done_with(head).await
             };
             match head.await {
-                Ok(head) => heads.found(&self.tail, head),
-                Err(error) => tracing::debug!(%error, "backstory.postgres.poll failed"),
+                Ok(head) => {
+                    heads.found(&self.tail, head);
+                    if std::mem::take(&mut lost) {
+                        self.tail.look_again();
+                    }
+                }
+                Err(error) => {
+                    lost = true;
+                    tracing::debug!(%error, "backstory.postgres.poll failed");
+                }
             }
             sleep(POLL_WHILE_WAITING.min(self.options.poll)).await;
         }

@@ -9,7 +9,8 @@ use crate::database::TestDatabase;
 use crate::supervisor::{Program, Signal, Supervisor, start_on_free_port};
 
 const INITDB: &str = r#""$1/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync"#;
-const POSTGRES: &str = r#"binaries=$1; shift; exec "$binaries/postgres" -D data -p "$port" "$@""#;
+const COPY: &str = r#"cp -pR "$2/data" data"#;
+const POSTGRES: &str = r#"binaries=$1; shift 2; exec "$binaries/postgres" -D data -p "$port" "$@""#;
 
 /// For speed: the data only has to outlive the server, not the machine. May be overridden.
 const SETTINGS: &[(&str, &str)] = &[
@@ -28,6 +29,7 @@ pub struct TestCluster {
     supervisor: Arc<Mutex<Supervisor>>,
     directory: PathBuf,
     port: u16,
+    settings: Vec<(String, String)>,
 }
 
 impl TestCluster {
@@ -39,7 +41,9 @@ impl TestCluster {
         static SHARED: OnceLock<TestCluster> = OnceLock::new();
         match SHARED.get() {
             Some(cluster) => cluster,
-            None => blocking(|| SHARED.get_or_init(|| Self::start_blocking(&[]))).await,
+            None => {
+                blocking(|| SHARED.get_or_init(|| Self::start_blocking(Vec::new(), None))).await
+            }
         }
     }
 
@@ -58,27 +62,41 @@ impl TestCluster {
     /// # Panics
     /// As [`shared`](Self::shared).
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
-        let settings: Vec<_> = settings.iter().map(owned).collect();
-        blocking(move || Self::start_blocking(&settings)).await
+        let settings = settings.iter().map(owned).collect();
+        blocking(move || Self::start_blocking(settings, None)).await
     }
 
-    fn start_blocking(settings: &[(String, String)]) -> Self {
+    /// Starts another cluster with a copy of the data and settings of this one, which must be
+    /// stopped: a backup.
+    ///
+    /// # Panics
+    /// As [`shared`](Self::shared), and when this one runs.
+    pub async fn copy(&self) -> Self {
+        assert!(self.pid().is_none(), "stop a cluster before you copy it");
+        let (settings, original) = (self.settings.clone(), self.directory.clone());
+        blocking(move || Self::start_blocking(settings, Some(&original))).await
+    }
+
+    fn start_blocking(settings: Vec<(String, String)>, original: Option<&Path>) -> Self {
         let on_disk = settings
             .iter()
             .any(|(name, value)| name == "fsync" && value == "on");
-        let settings: Vec<_> = SETTINGS
+        let all: Vec<_> = SETTINGS
             .iter()
             .map(owned)
             .chain(settings.iter().cloned())
             .collect();
-        let mut arguments: Vec<OsString> = vec![ok(binaries::find()).into()];
-        for (name, value) in settings {
+        let mut arguments: Vec<OsString> = vec![
+            ok(binaries::find()).into(),
+            original.unwrap_or(Path::new("")).into(),
+        ];
+        for (name, value) in all {
             arguments.push("-c".into());
             arguments.push(format!("{name}={value}").into());
         }
         let mut supervisor = ok(Supervisor::new(Program {
             name: "postgres",
-            prepare: INITDB,
+            prepare: original.map_or(INITDB, |_| COPY),
             serve: POSTGRES,
             end: "QUIT",
             arguments,
@@ -91,6 +109,7 @@ impl TestCluster {
             supervisor: Arc::new(Mutex::new(supervisor)),
             directory,
             port,
+            settings,
         }
     }
 
@@ -115,6 +134,14 @@ impl TestCluster {
     /// The directory with the data (`data`) and the server log (`log`).
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// A program of the same installation, such as `pg_dump`.
+    ///
+    /// # Panics
+    /// When the server binaries are not found any more.
+    pub fn program(&self, name: &str) -> PathBuf {
+        ok(binaries::find()).join(name)
     }
 
     /// The process id of the server while it runs.

@@ -16,7 +16,7 @@ use crate::{
     LOOK, Result,
     fault::{Fault, Faults, Happened},
     now,
-    stage::{Stage, SUBSCRIBERS},
+    stage::{SUBSCRIBERS, Stage},
 };
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -101,7 +101,7 @@ impl<'a> Chaos<'a> {
             }
             rng.shuffle(deck);
         };
-        (fault, Duration::from_millis(rng.u64(..400)))
+        (fault, Duration::from_millis(rng.u64(..800)))
     }
 
     async fn random(&self, range: std::ops::Range<u64>) -> u64 {
@@ -262,7 +262,9 @@ impl<'a> Chaos<'a> {
 }
 
 /// Looks until a condition holds.
-pub(crate) async fn until<F: Future<Output = Result<bool>>>(mut holds: impl FnMut() -> F) -> Result {
+pub(crate) async fn until<F: Future<Output = Result<bool>>>(
+    mut holds: impl FnMut() -> F,
+) -> Result {
     let deadline = Instant::now() + DEADLINE;
     while !holds().await? {
         if Instant::now() > deadline {

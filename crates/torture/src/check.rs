@@ -247,7 +247,9 @@ async fn check_answers(
     verdict.demand(transient * 10 <= all && stored * 3 >= all, || {
         format!("only {stored} of {all} appends were stored, {transient} could not be made")
     });
-    let missing: Vec<String> = sqlx::query_scalar(OUTCOMES).fetch_all(&mut *connection).await?;
+    let missing: Vec<String> = sqlx::query_scalar(OUTCOMES)
+        .fetch_all(&mut *connection)
+        .await?;
     verdict.demand(!complete || missing.is_empty(), || {
         format!("these answers were never given: {}", missing.join(", "))
     });
@@ -255,9 +257,15 @@ async fn check_answers(
         .bind(Fault::FreezeInside.name())
         .fetch_one(connection)
         .await?;
-    println!("longest wait while a client was frozen inside append_in: {} ms", longest / 1_000);
+    println!(
+        "longest wait while a client was frozen inside append_in: {} ms",
+        longest / 1_000
+    );
     verdict.demand(longest <= LONGEST_WAIT_ALLOWED, || {
-        format!("an append waited {} ms for a frozen client", longest / 1_000)
+        format!(
+            "an append waited {} ms for a frozen client",
+            longest / 1_000
+        )
     });
     Ok(())
 }

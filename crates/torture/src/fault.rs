@@ -1,6 +1,11 @@
 //! What is done to the processes, and the record of it.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::now;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,10 @@ impl Fault {
     /// How often it comes up in a round of all of them.
     pub(crate) fn weight(self) -> usize {
         match self {
+            // Nothing is written for seconds then.
             Self::KillServer | Self::FreezeInside => 1,
-            Self::KillWriter | Self::StopWriter | Self::DelayProxy => 2,
-            Self::KillSubscriber | Self::TerminateBackend | Self::CutProxy => 3,
+            Self::KillWriter | Self::StopWriter | Self::DelayProxy => 3,
+            Self::KillSubscriber | Self::TerminateBackend | Self::CutProxy => 5,
         }
     }
 }
@@ -61,19 +67,40 @@ pub(crate) struct Happened {
 }
 
 /// All faults of a run.
-#[derive(Debug, Default)]
-pub(crate) struct Faults(Mutex<Vec<Happened>>);
+#[derive(Debug)]
+pub(crate) struct Faults {
+    started: i64,
+    all: Mutex<Vec<Happened>>,
+}
 
 impl Faults {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: now(),
+            all: Mutex::default(),
+        }
+    }
+
+    /// Records a fault, and shows when it was.
     pub(crate) fn add(&self, happened: Happened) {
-        self.0
+        let seconds = |at: i64| {
+            Duration::from_micros(at.saturating_sub(self.started).unsigned_abs()).as_secs_f64()
+        };
+        println!(
+            "{:7.1} s to {:7.1} s: {} {}",
+            seconds(happened.began),
+            seconds(now()),
+            happened.fault.name(),
+            happened.target,
+        );
+        self.all
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(happened);
     }
 
     pub(crate) fn all(&self) -> Vec<Happened> {
-        self.0
+        self.all
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()

@@ -32,7 +32,10 @@ pub(crate) async fn measure(args: &Args) -> Result<bool> {
     let mut reader = Process::start(database.url(), &arguments)?;
     let mut resident = [0.0_f64; 2];
     for (resident, events) in resident.iter_mut().zip([first, first * 10]) {
-        let kib: u32 = reader.answer(&format!("resident at {events}:")).await?.parse()?;
+        let kib: u32 = reader
+            .answer(&format!("resident at {events}:"))
+            .await?
+            .parse()?;
         println!("RSS at {events} events: {kib} KiB");
         *resident = f64::from(kib);
     }
@@ -57,7 +60,9 @@ async fn fill(url: &str, events: i64) -> Result {
     .fetch_all(&mut connection)
     .await?;
     for drop in drops {
-        sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await?;
+        sqlx::raw_sql(AssertSqlSafe(drop))
+            .execute(&mut connection)
+            .await?;
     }
     let mut first = 1;
     while first <= events {
@@ -75,7 +80,9 @@ async fn fill(url: &str, events: i64) -> Result {
         .await?;
         first = last + 1;
     }
-    sqlx::raw_sql("VACUUM ANALYZE backstory.event").execute(&mut connection).await?;
+    sqlx::raw_sql("VACUUM ANALYZE backstory.event")
+        .execute(&mut connection)
+        .await?;
     println!("{events} events are in the log");
     Ok(())
 }

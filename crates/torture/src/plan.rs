@@ -7,8 +7,8 @@ use std::{
 };
 
 use backstory_event::{
-    Append, AppendCondition, Appended, Checkpoint, Conflict, EventFilter, ExpectedVersion, NewEvent, Payload,
-    StreamId, StreamVersion, Tag,
+    Append, AppendCondition, Appended, Checkpoint, Conflict, EventFilter, ExpectedVersion,
+    NewEvent, Payload, StreamId, StreamVersion, Tag,
 };
 use fastrand::Rng;
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokio::time::{Instant, sleep, Duration};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     LOOK, Result,
@@ -31,7 +31,7 @@ async fn run_in(args: &Args, directory: &Path) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}");
     let stage = Stage::set(args, directory, seed).await?;
-    let faults = Faults::default();
+    let faults = Faults::new();
     let minimum = args.minimum();
     let chaos = Chaos::new(&stage, &faults, seed, args.duration(), minimum);
     chaos.reign().await?;
@@ -78,5 +78,8 @@ async fn catch_up(stage: &Stage, number: usize) -> Result {
 }
 
 fn last(stage: &Stage, number: usize) -> Result<i64> {
-    Ok(Records::open(&stage.records(number))?.checkpoint().position.get())
+    Ok(Records::open(&stage.records(number))?
+        .checkpoint()
+        .position
+        .get())
 }

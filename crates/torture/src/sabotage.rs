@@ -38,7 +38,7 @@ pub(crate) async fn insert(writer: &mut Writer) -> Result {
 
 async fn write(connection: &mut PgConnection, append: &Append) -> Result<i64, Error> {
     let mut transaction = connection.begin().await?;
-    let mut position = 0;
+    let mut position: i64 = 0;
     for part in &append.parts {
         for event in &part.events {
             position = sqlx::query_scalar(
@@ -52,6 +52,15 @@ async fn write(connection: &mut PgConnection, append: &Append) -> Result<i64, Er
             .bind(event.id.as_uuid())
             .bind(&event.name)
             .fetch_one(&mut *transaction)
+            .await?;
+            sqlx::query(
+                "INSERT INTO backstory.stream (category, key, version, state, tags, \
+                   first_position, last_position) VALUES ($1, $2, 1, 'live', '{}', $3, $3)",
+            )
+            .bind(part.stream.category())
+            .bind(part.stream.key())
+            .bind(position)
+            .execute(&mut *transaction)
             .await?;
         }
     }

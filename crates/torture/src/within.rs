@@ -113,7 +113,9 @@ async fn commit(
     loop {
         match pending.committed(&writer.shared.store).await {
             Ok(receipt) => {
-                let first = receipt.positions.map_or(Position::START, |(first, _)| first);
+                let first = receipt
+                    .positions
+                    .map_or(Position::START, |(first, _)| first);
                 return Outcome::Stored(first);
             }
             Err(error) => match error.kind() {

@@ -93,6 +93,25 @@ async fn a_stopped_server_does_not_answer_until_it_is_restarted() {
 }
 
 #[tokio::test]
+async fn a_copy_begins_with_the_data_and_goes_its_own_way() {
+    let cluster = TestCluster::start_with(&[("application_name", "it's a test")]).await;
+    let database = cluster.create_database().await;
+    write(database.url(), 1).await;
+    cluster.stop().await;
+
+    let copy = cluster.copy().await;
+    cluster.restart().await;
+    let there = copy.url(database.url().rsplit('/').next().unwrap());
+    assert_eq!(show(&there, "application_name").await, "it's a test");
+    sqlx::query("INSERT INTO numbers VALUES (2)")
+        .execute(&mut connect(&there).await)
+        .await
+        .unwrap();
+    assert_eq!(read(&there).await, [1, 2]);
+    assert_eq!(read(database.url()).await, [1]);
+}
+
+#[tokio::test]
 async fn a_dropped_cluster_leaves_nothing() {
     let cluster = TestCluster::start().await;
     let (pid, directory) = (cluster.pid().unwrap(), cluster.directory().to_owned());

@@ -204,7 +204,7 @@ impl Planner {
 
     /// A value that several writers want at about the same time.
     fn wanted(&mut self) -> String {
-        format!("{}-{}", now() / 5_000_000, self.rng.u8(..200))
+        format!("{}-{}", now() / 2_000_000, self.rng.u8(..12))
     }
 
     /// Each seat is sold once.

@@ -8,7 +8,7 @@ use crate::{
     LOOK, Result,
     args::Args,
     chaos::Chaos,
-    check::check,
+    check::{Verdict, check},
     fault::Faults,
     records::Records,
     stage::{SUBSCRIBERS, Stage, check_alive},
@@ -20,14 +20,16 @@ const CATCH_UP: Duration = Duration::from_secs(120);
 /// True when everything held.
 pub(crate) async fn run(args: &Args) -> Result<bool> {
     let directory = tempfile::Builder::new().prefix("torture-").tempdir()?;
-    let held = run_in(args, directory.path()).await;
-    if !matches!(held, Ok(true)) {
+    let verdict = run_in(args, directory.path()).await;
+    let held = verdict.as_ref().is_ok_and(Verdict::holds);
+    if !held && args.sabotage.is_none() {
         println!("what was recorded is in {}", directory.keep().display());
     }
-    held
+    println!("{}", verdict?.line());
+    Ok(held)
 }
 
-async fn run_in(args: &Args, directory: &Path) -> Result<bool> {
+async fn run_in(args: &Args, directory: &Path) -> Result<Verdict> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}");
     let stage = Stage::set(args, directory, seed).await?;
@@ -56,8 +58,7 @@ async fn run_in(args: &Args, directory: &Path) -> Result<bool> {
     for violation in &verdict.violations {
         println!("VIOLATION: {violation}");
     }
-    println!("{}", verdict.line());
-    Ok(verdict.holds())
+    Ok(verdict)
 }
 
 /// Waits until a subscriber was given the last event; the proof says whether it was.

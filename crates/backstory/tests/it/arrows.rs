@@ -43,12 +43,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("cli", &["event", "store-postgres"]),
     ("test-postgres", &[]),
+    ("torture", &["event", "store-postgres", "test-postgres"]),
     ("todo", &["backstory"]),
 ];
 
 /// Crates that only some may use.
 const GUARDED: &[(&str, &[&str])] = &[
-    ("sqlx", &["store-postgres", "store-sqlite", "test-postgres"]),
+    (
+        "sqlx",
+        &["store-postgres", "store-sqlite", "test-postgres", "torture"],
+    ),
     (
         "tokio",
         &[
@@ -64,6 +68,7 @@ const GUARDED: &[(&str, &[&str])] = &[
             "store-sqlite",
             "test-postgres",
             "todo",
+            "torture",
         ],
     ),
 ];

@@ -7,96 +7,9 @@ use crate::{
     delivered::{Delivered, compare},
     fault::{Fault, Faults},
     load::load,
+    never::{LOST, NEVER},
     stage::{SUBSCRIBERS, Stage},
 };
-
-/// Events that were acknowledged, and are not where the receipt says.
-const LOST: &str = "SELECT count(*) FROM torture.place WHERE outcome = 'stored' AND found IS DISTINCT FROM expected";
-
-/// What must not be: each answers with a count.
-const NEVER: &[(&str, &str)] = &[
-    (
-        "events of refused appends are in the log",
-        "SELECT count(*) FROM torture.place WHERE outcome = 'refused' AND found IS NOT NULL",
-    ),
-    (
-        "appends without a final answer are there in part, or not in one piece",
-        "SELECT count(*) FROM (SELECT append FROM torture.place WHERE outcome IN ('unknown', 'unanswered') \
-         GROUP BY append HAVING count(found) NOT IN (0, count(*)) OR count(DISTINCT found - n) > 1) p",
-    ),
-    (
-        "events are in the log that nobody appended",
-        "SELECT count(*) FROM backstory.event e LEFT JOIN torture.place p ON p.id = e.id WHERE p.id IS NULL",
-    ),
-    (
-        "writer processes owe more answers than they have writers, or were not killed",
-        "SELECT count(*) FROM (SELECT FROM torture.final f JOIN torture.incarnation i ON i.number = f.incarnation \
-         WHERE f.outcome = 'unanswered' GROUP BY i.number, i.tasks, i.killed \
-         HAVING count(*) > i.tasks + 1 OR NOT i.killed) i",
-    ),
-    (
-        "outcomes were unknown without a fault in flight",
-        "SELECT count(*) FROM torture.outcome o WHERE o.outcome = 'unknown' AND NOT EXISTS \
-         (SELECT FROM torture.fault f WHERE f.began <= o.ended AND f.ended >= o.started)",
-    ),
-    (
-        "answers are none that a fault or a conflict explains",
-        "SELECT count(*) FROM torture.outcome WHERE outcome = 'refused' AND reason NOT IN \
-         ('version', 'condition', 'claim', 'not stored', 'unavailable', 'rolled back')",
-    ),
-    (
-        "positions are missing or there twice",
-        "SELECT greatest(count(*), max(position)) - least(count(*), count(DISTINCT position)) FROM backstory.event",
-    ),
-    (
-        "positions are below 1",
-        "SELECT count(*) FROM backstory.event WHERE position < 1",
-    ),
-    (
-        "streams have holes in their versions",
-        "SELECT count(*) FROM (SELECT FROM backstory.event GROUP BY category, key \
-         HAVING count(*) <> max(version) OR count(DISTINCT version) <> count(*) OR min(version) <> 1) s",
-    ),
-    (
-        "versions do not follow the positions",
-        "SELECT count(*) FROM (SELECT position < lag(position) OVER (PARTITION BY category, key ORDER BY version) \
-         AS wrong FROM backstory.event) e WHERE wrong",
-    ),
-    (
-        "stream rows do not agree with the events",
-        "SELECT count(*) FROM backstory.stream s FULL JOIN (SELECT category, key, max(version) AS version, \
-           min(position) AS first, max(position) AS last FROM backstory.event GROUP BY category, key) e \
-         ON e.category = s.category AND e.key = s.key \
-         WHERE (e.version, e.first, e.last, 'live') IS DISTINCT FROM \
-           (s.version, s.first_position, s.last_position, s.state)",
-    ),
-    (
-        "times go back along the positions",
-        "SELECT count(*) FROM (SELECT recorded_at < lag(recorded_at) OVER (ORDER BY position) AS wrong \
-         FROM backstory.event) e WHERE wrong",
-    ),
-    (
-        "events stand at another version than was expected",
-        "SELECT count(*) FROM backstory.event WHERE payload ? 'expected' \
-         AND version <> (payload->>'expected')::bigint + 1",
-    ),
-    (
-        "seats were sold twice in spite of a condition",
-        "SELECT count(*) FROM (SELECT FROM backstory.event WHERE name = 'torture.seated' \
-         GROUP BY tags HAVING count(*) > 1) s",
-    ),
-    (
-        "claims do not agree with the events that made them",
-        "SELECT count(*) FROM backstory.claim c FULL JOIN (SELECT payload->>'claim' AS value, key \
-         FROM backstory.event WHERE name = 'torture.claimed') e ON e.value = c.value AND e.key = c.key \
-         WHERE c.value IS NULL OR e.value IS NULL",
-    ),
-    (
-        "rows of the application and the events of its transaction are not there together",
-        "SELECT count(*) FROM torture.application a FULL JOIN (SELECT id FROM backstory.event \
-         WHERE name = 'torture.within') e ON e.id = a.event_id WHERE a.event_id IS NULL OR e.id IS NULL",
-    ),
-];
 
 /// Each of these must have happened, or the run proves little.
 const OUTCOMES: &str = "SELECT w.what FROM (VALUES ('stored'), ('version'), ('condition'), ('claim'), \

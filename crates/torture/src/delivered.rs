@@ -99,3 +99,98 @@ pub(crate) async fn compare(
     found.lost += comparison.missing.len() as u64;
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use backstory_event::{Checkpoint, EventId, Position};
+    use backstory_store_postgres::PostgresStore;
+    use backstory_test_postgres::TestDatabase;
+    use sqlx::{Connection, PgConnection};
+    use uuid::Uuid;
+
+    use super::{Delivered, compare};
+    use crate::records::Records;
+
+    /// Six events; what a subscriber was given of them, and what is to be said of it.
+    const CASES: &[(&[i64], Delivered)] = &[
+        (&[1, 2, 3, 4, 5, 6], said(6, 0, 0, 0, 0)),
+        (&[], said(0, 6, 0, 0, 0)),
+        (&[1, 2, 4, 5, 6], said(5, 1, 0, 0, 0)),
+        (&[1, 2, 3, 4], said(4, 2, 0, 0, 0)),
+        (&[1, 2, 3, 3, 4, 5, 6], said(7, 0, 1, 0, 0)),
+        (&[1, 2, 3, 4, 5, 2, 3, 6], said(8, 0, 2, 0, 0)),
+        (&[1, 2, 4, 3, 5, 6], said(6, 0, 0, 1, 0)),
+        (&[1, 2, 4, 3, 3, 6], said(6, 1, 1, 1, 0)),
+        (&[1, 2, 3, 4, 5, 6, 7], said(7, 0, 0, 0, 1)),
+        // Minus: an event that never was at this position.
+        (&[1, 2, -3, 4, 5, 6], said(6, 1, 0, 0, 1)),
+        (&[1, 2, 4, -3, 5, 6], said(6, 1, 0, 0, 1)),
+    ];
+
+    const fn said(
+        events: u64,
+        lost: u64,
+        repeated: u64,
+        reordered: u64,
+        invented: u64,
+    ) -> Delivered {
+        Delivered {
+            events,
+            lost,
+            repeated,
+            reordered,
+            invented,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_repeated_reordered_or_invented_is_counted() {
+        let database = TestDatabase::create().await;
+        let store = PostgresStore::connect(database.url()).await.unwrap();
+        store.close().await;
+        let mut connection = PgConnection::connect(database.url()).await.unwrap();
+        for position in 1..=6 {
+            insert(&mut connection, position).await;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        for (number, (given, expected)) in CASES.iter().enumerate() {
+            let path = directory.path().join(number.to_string());
+            write(&path, given);
+            let found = compare(&mut connection, None, &path).await.unwrap();
+            assert_eq!(found, *expected, "{given:?}");
+        }
+        let path = directory.path().join("category");
+        write(&path, &[2, 4]);
+        let found = compare(&mut connection, Some("even"), &path).await;
+        assert_eq!(found.unwrap(), said(2, 1, 0, 0, 0));
+    }
+
+    async fn insert(connection: &mut PgConnection, position: i64) {
+        sqlx::query(
+            "INSERT INTO backstory.event (position, category, key, version, id, name, \
+               schema_version, payload, metadata, tags, recorded_at) \
+             VALUES ($1, $2, $1::text, 1, $3, 'x', 1, '{}', '{}', '{}', now())",
+        )
+        .bind(position)
+        .bind(["even", "odd"][usize::try_from(position % 2).unwrap()])
+        .bind(id(position))
+        .execute(connection)
+        .await
+        .unwrap();
+    }
+
+    fn write(path: &Path, given: &[i64]) {
+        let mut records = Records::open(path).unwrap();
+        let checkpoints = given.iter().map(|position| Checkpoint {
+            position: Position::new(position.abs()),
+            event_id: EventId::from_uuid(id(*position)),
+        });
+        records.append(checkpoints).unwrap();
+    }
+
+    fn id(position: i64) -> Uuid {
+        Uuid::from_u64_pair(1, position.cast_unsigned())
+    }
+}

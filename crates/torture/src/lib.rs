@@ -13,6 +13,7 @@ mod fault;
 mod journal;
 mod load;
 mod memory;
+mod never;
 mod orders;
 mod plan;
 mod process;

@@ -14,7 +14,11 @@ use crate::{
     stage::Stage,
 };
 
-const TABLES: &str = "
+/// What writers need from the start, and what is filled at the end.
+pub(crate) const TABLES: &str = "
+    CREATE SCHEMA torture;
+    -- Rows of the application, written in one transaction with an event.
+    CREATE TABLE torture.application (event_id uuid PRIMARY KEY);
     CREATE TABLE torture.intent (append uuid PRIMARY KEY, incarnation int NOT NULL, kind text NOT NULL,
       at bigint NOT NULL, ids uuid[] NOT NULL);
     CREATE TABLE torture.outcome (append uuid NOT NULL, started bigint NOT NULL, ended bigint NOT NULL,
@@ -26,7 +30,7 @@ const TABLES: &str = "
 ";
 
 /// What follows from them: the last answer to each append, and the place of each of its events.
-const DERIVED: &str = "
+pub(crate) const DERIVED: &str = "
     CREATE TABLE torture.final AS SELECT i.append, i.incarnation, i.kind, i.ids,
         coalesce(o.outcome, 'unanswered') AS outcome, o.position
       FROM torture.intent i LEFT JOIN (SELECT DISTINCT ON (append) * FROM torture.outcome
@@ -39,7 +43,6 @@ const DERIVED: &str = "
 ";
 
 pub(crate) async fn load(stage: &Stage, faults: &Faults, connection: &mut PgConnection) -> Result {
-    sqlx::raw_sql(TABLES).execute(&mut *connection).await?;
     copy_journal(stage, connection, "intent", INTENT).await?;
     let outcome = "outcome (append, started, ended, outcome, position, reason)";
     copy_journal(stage, connection, outcome, OUTCOME).await?;

@@ -91,25 +91,26 @@ impl Planner {
     pub(crate) fn next(&mut self) -> Result<Plan> {
         let mut way = Way::Append;
         let (kind, append) = match self.rng.u8(..100) {
-            0..25 => {
+            0..28 => {
                 let size = self.rng.usize(1..5);
                 ("new", self.fresh(size)?)
             }
-            25..40 => ("contended", self.contended()?),
-            40..52 => {
+            28..44 => ("contended", self.contended()?),
+            44..58 => {
                 let size = self.rng.usize(1..5);
                 ("any", self.wide(size, ExpectedVersion::Any)?)
             }
-            52..58 => ("streams", self.streams()?),
-            58..61 => {
+            58..66 => ("streams", self.streams()?),
+            66..69 => {
                 let size = self.rng.usize(20..150);
                 ("many", self.fresh(size)?)
             }
-            61..64 => ("large", self.large()?),
-            64..72 => ("seat", self.seat()?),
-            72..80 => ("claim", self.claim()?),
-            80..83 => ("taken", self.hot(ExpectedVersion::NoStream)?),
-            83..86 => ("missing", self.missing()?),
+            69..72 => ("large", self.large()?),
+            72..81 => ("seat", self.seat()?),
+            81..90 => ("claim", self.claim()?),
+            90..93 => ("taken", self.hot(ExpectedVersion::NoStream)?),
+            93..95 => ("missing", self.missing()?),
+            // Few: each of them has the lock of the log for itself.
             _ => {
                 way = Way::Within(match self.rng.u8(..10) {
                     0..4 => End::Rollback,

@@ -17,6 +17,7 @@ use crate::{
     Result,
     args::{Args, Sabotage},
     fault::Fault,
+    load::TABLES,
     process::Process,
     proxy::Proxy,
     sabotage,
@@ -86,11 +87,7 @@ impl Stage {
         let store = backstory_store_postgres::PostgresStore::connect(database.url()).await?;
         store.close().await;
         let mut connection = PgConnection::connect(database.url()).await?;
-        sqlx::raw_sql(
-            "CREATE SCHEMA torture; CREATE TABLE torture.application (event_id uuid PRIMARY KEY)",
-        )
-        .execute(&mut connection)
-        .await?;
+        sqlx::raw_sql(TABLES).execute(&mut connection).await?;
         if args.sabotage.is_some() {
             sabotage::prepare(&mut connection).await?;
         }
@@ -231,6 +228,7 @@ impl Stage {
     pub(crate) async fn kill_server(&self) -> Result {
         let mut bystander = self.bystander.lock().await;
         if let Some(cluster) = &self.cluster {
+            check_open(&mut bystander).await?;
             cluster.kill9().await;
             cluster.restart().await;
             *bystander = stand_by(self.elsewhere.url()).await?;
@@ -240,12 +238,15 @@ impl Stage {
 
     /// Fails when the transaction in the other database is not open any more.
     pub(crate) async fn check_bystander(&self) -> Result {
-        let mut bystander = self.bystander.lock().await;
-        sqlx::query("INSERT INTO bystander VALUES (2)")
-            .execute(&mut *bystander)
-            .await?;
-        Ok(())
+        check_open(&mut *self.bystander.lock().await).await
     }
+}
+
+async fn check_open(bystander: &mut PgConnection) -> Result {
+    sqlx::query("INSERT INTO bystander VALUES (2)")
+        .execute(bystander)
+        .await?;
+    Ok(())
 }
 
 /// Nobody may end by himself.

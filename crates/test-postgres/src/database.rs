@@ -47,7 +47,7 @@ impl TestDatabase {
         let statement = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
         if let Err(error) = execute(server, statement).await {
             let whose = if outlives_us {
-                "TEST_DATABASE_URL"
+                "TEST_DATABASE_URL or of the command line"
             } else {
                 "the throwaway cluster"
             };

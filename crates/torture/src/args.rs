@@ -10,7 +10,7 @@ use crate::Result;
 /// Tortures the Postgres store and proves in plain SQL that nothing was lost, repeated or
 /// reordered. The last line says what was found, and so does the exit code.
 #[derive(Debug, Parser)]
-#[command(name = "torture")]
+#[command(name = "torture", disable_help_subcommand = true)]
 pub struct Args {
     /// How long to torture, in minutes; on top of --seconds. One minute when neither is given.
     #[arg(long)]

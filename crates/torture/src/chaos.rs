@@ -16,7 +16,7 @@ use crate::{
     LOOK, Result,
     fault::{Fault, Faults, Happened},
     now,
-    stage::{SUBSCRIBERS, Stage},
+    stage::{Actor, SUBSCRIBERS, Stage},
 };
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -29,6 +29,8 @@ pub(crate) struct Chaos<'a> {
     deck: Mutex<(Rng, Vec<Fault>)>,
     /// What is measured is measured alone.
     alone: RwLock<()>,
+    /// One delay ends another's.
+    delaying: Mutex<()>,
     next_subscriber: AtomicUsize,
     until: Instant,
     minimum: usize,
@@ -47,6 +49,7 @@ impl<'a> Chaos<'a> {
             faults,
             deck: Mutex::new((Rng::with_seed(seed), Vec::new())),
             alone: RwLock::default(),
+            delaying: Mutex::default(),
             next_subscriber: AtomicUsize::new(0),
             until: Instant::now() + duration,
             minimum,
@@ -144,6 +147,7 @@ impl<'a> Chaos<'a> {
                 0
             }
             Fault::DelayProxy => {
+                let _turn = self.delaying.lock().await;
                 let before = self.stage.proxy.delayed();
                 let (longest, time) = (self.random(5..150).await, self.random(300..1_500).await);
                 self.stage.proxy.delay(Duration::from_millis(longest));
@@ -163,7 +167,7 @@ impl<'a> Chaos<'a> {
         Ok(())
     }
 
-    async fn any_writer(&self) -> &tokio::sync::Mutex<crate::stage::Actor> {
+    async fn any_writer(&self) -> &Mutex<Actor> {
         let count = u64::try_from(self.stage.writers.len()).unwrap_or(1);
         let number = usize::try_from(self.random(0..count).await).unwrap_or(0);
         &self.stage.writers[number]

@@ -25,6 +25,9 @@ pub struct Args {
     /// Write in a wrong way, which the run has to find.
     #[arg(long, value_enum)]
     pub(crate) sabotage: Option<Sabotage>,
+    /// How many seconds an append may wait while another client is frozen inside `append_in`.
+    #[arg(long, default_value_t = 7)]
+    pub(crate) longest_wait: u64,
     /// Measure instead how much memory a subscriber takes at 1 and at 10 million events.
     #[arg(long)]
     pub(crate) memory: bool,

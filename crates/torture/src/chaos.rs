@@ -220,8 +220,8 @@ impl<'a> Chaos<'a> {
         if !gone {
             return Err("the server did not end a client that froze inside append_in".into());
         }
-        self.calm(writer.incarnation).await?;
         let ended = now();
+        self.calm(writer.incarnation).await?;
         writer.process.signal(Signal::CONT)?;
         writer.process.order("go").await?;
         writer.process.answer("thawed").await?;
@@ -234,7 +234,8 @@ impl<'a> Chaos<'a> {
         Ok(())
     }
 
-    /// Waits until all writer processes but one get on.
+    /// Waits until all writer processes but one get on: after some batches each append that was
+    /// made before has its answer.
     async fn calm(&self, frozen: i32) -> Result {
         let mut connection = self.stage.connect().await?;
         let from: i64 =
@@ -249,8 +250,8 @@ impl<'a> Chaos<'a> {
         while Instant::now() < deadline {
             let busy: i64 = sqlx::query_scalar(
                 "SELECT count(*) FROM (SELECT payload->>'by' FROM backstory.event \
-                   WHERE position > $1 AND payload->>'by' <> $2::text \
-                   GROUP BY 1 HAVING count(*) >= 10) busy",
+                   WHERE position > $1 AND payload->>'by' <> $2::text AND name <> 'torture.within' \
+                   GROUP BY 1 HAVING count(DISTINCT recorded_at) >= 3) busy",
             )
             .bind(from)
             .bind(frozen)

@@ -1,9 +1,11 @@
 //! The proof: plain SQL over the log, the journal and the faults.
 
+use backstory_store_postgres::verify;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
     Result,
+    args::Args,
     delivered::{Delivered, compare},
     fault::{Fault, Faults},
     load::load,
@@ -21,7 +23,6 @@ const LONGEST_WAIT: &str = "SELECT coalesce(max(o.ended - o.started), 0) FROM to
     JOIN torture.outcome o ON o.started BETWEEN f.began AND f.ended \
     JOIN torture.intent i ON i.append = o.append \
     WHERE f.kind = $1 AND i.incarnation <> f.target";
-const LONGEST_WAIT_ALLOWED: i64 = 7_000_000;
 
 /// What the proof says.
 #[derive(Debug, Default)]
@@ -77,8 +78,9 @@ impl Verdict {
     }
 }
 
-/// Looks at everything; `minimum` is how often each fault had to happen.
-pub(crate) async fn check(stage: &Stage, faults: &Faults, minimum: usize) -> Result<Verdict> {
+/// Looks at everything.
+pub(crate) async fn check(args: &Args, stage: &Stage, faults: &Faults) -> Result<Verdict> {
+    let minimum = args.minimum();
     let mut connection = stage.connect().await?;
     load(stage, faults, &mut connection).await?;
     let mut verdict = Verdict {
@@ -88,9 +90,15 @@ pub(crate) async fn check(stage: &Stage, faults: &Faults, minimum: usize) -> Res
     };
     check_faults(&mut verdict, stage, faults, minimum);
     check_answers(&mut verdict, &mut connection, minimum > 0).await?;
+    check_waits(&mut verdict, &mut connection, args).await?;
     for (what, sql) in NEVER {
         let found = count(&mut connection, sql).await?;
         verdict.demand(found == 0, || format!("{found}: {what}"));
+    }
+    // And what operators would run.
+    let verification = verify(&mut connection, "backstory").await?;
+    for finding in &verification.findings {
+        verdict.demand(false, || format!("verify found {finding}"));
     }
     let lost = count(&mut connection, LOST).await?;
     verdict.demand(lost == 0, || {
@@ -166,6 +174,10 @@ async fn check_answers(
     verdict.demand(!complete || missing.is_empty(), || {
         format!("these answers were never given: {}", missing.join(", "))
     });
+    Ok(())
+}
+
+async fn check_waits(verdict: &mut Verdict, connection: &mut PgConnection, args: &Args) -> Result {
     let longest: i64 = sqlx::query_scalar(LONGEST_WAIT)
         .bind(Fault::FreezeInside.name())
         .fetch_one(connection)
@@ -174,7 +186,8 @@ async fn check_answers(
         "longest wait while a client was frozen inside append_in: {} ms",
         longest / 1_000
     );
-    verdict.demand(longest <= LONGEST_WAIT_ALLOWED, || {
+    let allowed = i64::try_from(args.longest_wait)? * 1_000_000;
+    verdict.demand(longest <= allowed, || {
         format!(
             "an append waited {} ms for a frozen client",
             longest / 1_000

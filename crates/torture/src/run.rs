@@ -34,8 +34,7 @@ async fn run_in(args: &Args, directory: &Path) -> Result<Verdict> {
     println!("seed {seed}");
     let stage = Stage::set(args, directory, seed).await?;
     let faults = Faults::new();
-    let minimum = args.minimum();
-    let chaos = Chaos::new(&stage, &faults, seed, args.duration(), minimum);
+    let chaos = Chaos::new(&stage, &faults, seed, args.duration(), args.minimum());
     chaos.reign().await?;
 
     stage.check_bystander().await?;
@@ -54,7 +53,7 @@ async fn run_in(args: &Args, directory: &Path) -> Result<Verdict> {
     }
     stage.acknowledger.lock().await.kill().await?;
 
-    let verdict = check(&stage, &faults, minimum).await?;
+    let verdict = check(args, &stage, &faults).await?;
     for violation in &verdict.violations {
         println!("VIOLATION: {violation}");
     }

@@ -75,6 +75,7 @@ async fn an_older_backup_is_reported_by_those_who_were_ahead_of_it() {
         30,
     )
     .await;
+    all_wait(&mut ahead).await;
 
     proxy.switch(address(&backup));
     let there = PostgresStore::connect(&backup.url(name(&database)))
@@ -120,6 +121,7 @@ async fn a_switch_to_another_cluster_from_the_same_backup_is_reported() {
     }
     let mut filtered = store.subscribe(seen[29].checkpoint(), EventFilter::category("other"));
     live.spawn(async move { failure(&mut filtered).await });
+    all_wait(&mut live).await;
 
     proxy.switch(address(&two));
     while let Some(error) = within(live.join_next()).await {
@@ -128,6 +130,12 @@ async fn a_switch_to_another_cluster_from_the_same_backup_is_reported() {
     // What both have in common is still proved.
     let mut common = store.subscribe(seen[19].checkpoint(), EventFilter::all());
     assert_eq!(rest(&mut common, 30).await.len(), 10);
+}
+
+/// While the log is the one that they know, nobody has anything to say.
+async fn all_wait(subscribers: &mut JoinSet<StoreError>) {
+    let first = timeout(Duration::from_secs(1), subscribers.join_next()).await;
+    assert!(first.is_err(), "{first:?}");
 }
 
 /// The error that ends a subscription; what it gives before is only what was there.

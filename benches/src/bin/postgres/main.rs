@@ -1,0 +1,31 @@
+//! The Postgres store beside the raw limit of the same server, in the same run.
+//!
+//! `cargo run --release --manifest-path benches/Cargo.toml --bin postgres -- --quick`
+
+mod args;
+mod bench;
+mod cases;
+mod cluster;
+mod domain;
+mod fill;
+mod load;
+mod meter;
+mod pgbench;
+mod raw;
+mod report;
+
+use backstory::BoxError;
+use clap::Parser;
+
+use crate::{args::Args, bench::Bench};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let args = Args::parse();
+    let bench = Bench::start(args).await?;
+    for case in bench.args.cases() {
+        cases::run(&bench, case).await?;
+    }
+    bench.report.table();
+    Ok(())
+}

@@ -49,12 +49,20 @@ pub enum CaseName {
     Ten,
     /// Eight callers on one stream
     Contended,
+    /// Appends with conditions on disjoint tags, on an empty and on a large table
+    Dcb,
     /// Loading aggregates of 1,000 and 10,000 events
     Rehydrate,
     /// Reading the whole log, raw and decoded
     Read,
+    /// From an append's return to its delivery, in this and in another process
+    Live,
     /// Load, decide and append through the command bus
     Command,
+    /// The rate of the first and the last events while the server has no statistics
+    Statistics,
+    /// The other cases again on a large table
+    Growth,
 }
 
 impl CaseName {

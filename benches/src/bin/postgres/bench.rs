@@ -122,9 +122,13 @@ impl Bench {
     /// Prints what bounds a rate: the processor time per event of both sides.
     pub fn say_cpu<C>(&self, what: &str, run: &Run<C>) {
         let each = |seconds: f64| seconds * 1e6 / run.done.max(1) as f64;
-        let cores = (run.cpu.client + run.cpu.server) / run.elapsed.as_secs_f64();
+        let seconds = run.elapsed.as_secs_f64();
+        let (cores, others) = (
+            (run.cpu.client + run.cpu.server) / seconds,
+            run.cpu.others() / seconds,
+        );
         self.report.say(format!(
-            "  {what:<46} {:>9.0}/s, processor time each: client {:>6.1} us, server {:>6.1} us; {cores:.2} cores busy",
+            "  {what:<46} {:>9.0}/s, processor time each: client {:>6.1} us, server {:>6.1} us; {cores:.2} cores busy, others {others:.2}",
             run.rate(),
             each(run.cpu.client),
             each(run.cpu.server),

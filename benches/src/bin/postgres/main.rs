@@ -8,6 +8,7 @@ mod cases;
 mod cluster;
 mod domain;
 mod fill;
+mod follow;
 mod load;
 mod meter;
 mod pgbench;
@@ -22,6 +23,9 @@ use crate::{args::Args, bench::Bench};
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let args = Args::parse();
+    if let Some(url) = &args.follow {
+        return follow::run(url).await;
+    }
     let bench = Bench::start(args).await?;
     for case in bench.args.cases() {
         cases::run(&bench, case).await?;

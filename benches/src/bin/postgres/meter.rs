@@ -11,6 +11,15 @@ pub struct Cpu {
     pub client: f64,
     /// Of the server with all its processes, the ended ones included.
     pub server: f64,
+    /// Of the whole machine, time taken by other guests of its host included.
+    pub machine: f64,
+}
+
+impl Cpu {
+    /// Of everybody else: what disturbs a measurement.
+    pub fn others(self) -> f64 {
+        (self.machine - self.client - self.server).max(0.0)
+    }
 }
 
 impl Sub for Cpu {
@@ -20,6 +29,7 @@ impl Sub for Cpu {
         Self {
             client: self.client - earlier.client,
             server: self.server - earlier.server,
+            machine: self.machine - earlier.machine,
         }
     }
 }
@@ -55,7 +65,24 @@ impl Meter {
         Ok(Cpu {
             client: me.own as f64 / self.ticks,
             server: ticks as f64 / self.ticks,
+            machine: machine()? as f64 / self.ticks,
         })
+    }
+}
+
+fn machine() -> Result<u64, BoxError> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    match fields.as_slice() {
+        [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] => {
+            Ok(user + nice + system + irq + softirq + steal)
+        }
+        _ => Err("/proc/stat cannot be read".into()),
     }
 }
 

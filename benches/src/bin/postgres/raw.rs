@@ -47,15 +47,8 @@ macro_rules! row {
 /// row of `backstory.stream`, no notification, no check of a version.
 pub const EVENT: &str = row!("'{}'");
 
-/// The same with a tag, one of sixteen.
+/// The same with a tag that no other row has, as long as ours.
 pub const TAGGED: &str = row!(concat!(
-    "ARRAY['customer:' || ",
-    uuid!("$1::bigint % 16"),
-    "::text]"
-));
-
-/// The same with a tag that nobody else has.
-pub const TAGGED_ANEW: &str = row!(concat!(
     "ARRAY['customer:' || ",
     uuid!("$1::bigint"),
     "::text]"

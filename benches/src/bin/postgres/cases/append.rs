@@ -97,15 +97,16 @@ pub async fn measure(
 /// The rows of a statement by so many connections.
 pub async fn insert(
     bench: &Bench,
+    ground: Ground,
     what: &'static str,
     statement: &'static str,
     connections: usize,
     content: &Content,
 ) -> Result<Vec<Sample>, BoxError> {
-    let database = bench.enter(Ground::Empty).await?;
+    let database = bench.enter(ground).await?;
     let inserters = Inserter::several(&database.url, connections, statement, content).await?;
     let run = bench.drive(inserters).await?;
-    bench.leave(Ground::Empty, database).await?;
+    bench.leave(ground, database).await?;
     bench.say_cpu(&format!("raw: {what}, {connections} connections"), &run);
     Ok(samples(
         what,
@@ -126,12 +127,13 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
     let content = Content::plain()?;
     let mut all = Vec::new();
     for connections in CONNECTIONS {
-        all.extend(insert(bench, "event", EVENT, connections, &content).await?);
+        all.extend(insert(bench, Ground::Empty, "event", EVENT, connections, &content).await?);
     }
     for connections in CONNECTIONS {
         all.extend(
             insert(
                 bench,
+                Ground::Empty,
                 "event and stream",
                 EVENT_AND_STREAM,
                 connections,

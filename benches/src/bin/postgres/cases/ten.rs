@@ -17,11 +17,31 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
     let content = Content::plain()?;
     let mut all = Vec::new();
     for connections in [1, 8, 32] {
-        all.extend(insert(bench, "100 events", HUNDRED, connections, &content).await?);
+        all.extend(
+            insert(
+                bench,
+                Ground::Empty,
+                "100 events",
+                HUNDRED,
+                connections,
+                &content,
+            )
+            .await?,
+        );
     }
     let what = "100 events and streams";
     for connections in [1, 8, 32] {
-        all.extend(insert(bench, what, HUNDRED_AND_STREAMS, connections, &content).await?);
+        all.extend(
+            insert(
+                bench,
+                Ground::Empty,
+                what,
+                HUNDRED_AND_STREAMS,
+                connections,
+                &content,
+            )
+            .await?,
+        );
     }
     Ok(all)
 }

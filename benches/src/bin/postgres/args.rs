@@ -23,7 +23,7 @@ pub struct Args {
     /// How often each figure is measured [default: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: Option<u64>,
-    /// How long one measurement lasts [default: 30, quick: 2]
+    /// How long one measurement lasts [default: 30, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// How many events the large table has [default: 10000000, quick: 300000]
@@ -88,7 +88,7 @@ impl Args {
 
     /// How long one measurement lasts.
     pub fn duration(&self) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(if self.quick { 2 } else { 30 }))
+        Duration::from_secs(self.seconds.unwrap_or(if self.quick { 1 } else { 30 }))
     }
 
     /// How many events the large table has.

@@ -119,6 +119,24 @@ impl Bench {
         drive(callers, self.args.duration(), &self.meter).await
     }
 
+    /// Refuses a run whose events are not all there, as many as it says, by a plain count.
+    pub async fn check<C>(
+        &self,
+        database: &Database,
+        before: i64,
+        run: &Run<C>,
+    ) -> Result<(), BoxError> {
+        let stored = self.cluster.count(database, before).await?;
+        if stored == run.done {
+            return Ok(());
+        }
+        Err(format!(
+            "{} events were acknowledged and {stored} are stored",
+            run.done
+        )
+        .into())
+    }
+
     /// Prints what bounds a rate: the processor time per event of both sides.
     pub fn say_cpu<C>(&self, what: &str, run: &Run<C>) {
         let each = |seconds: f64| seconds * 1e6 / run.done.max(1) as f64;

@@ -56,17 +56,17 @@ impl Cluster {
         .await?;
         let url = self.server.url(&name);
         PostgresStore::connect(&url).await?.close().await;
-        self.checkpoint().await?;
         Ok(Database { name, url })
     }
 
-    /// Removes a database, and waits for it: a measurement that follows is not disturbed.
+    /// Removes a database, and waits for it and for the checkpoint that the server makes then: the
+    /// next measurement begins like this one.
     pub async fn remove(&self, database: Database) -> Result<(), BoxError> {
         self.run(format!("DROP DATABASE {} WITH (FORCE)", database.name))
             .await
     }
 
-    /// Writes out what earlier work left behind, so that each measurement begins alike.
+    /// Writes out what earlier work left behind.
     pub async fn checkpoint(&self) -> Result<(), BoxError> {
         self.run("CHECKPOINT".to_owned()).await
     }
@@ -91,6 +91,18 @@ impl Cluster {
                 .await?;
         admin.close().await?;
         Ok(folder.into())
+    }
+
+    /// How many events there are behind a position, counted by the server.
+    pub async fn count(&self, database: &Database, after: i64) -> Result<u64, BoxError> {
+        let mut connection = PgConnection::connect(&database.url).await?;
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM backstory.event WHERE position > $1")
+                .bind(after)
+                .fetch_one(&mut connection)
+                .await?;
+        connection.close().await?;
+        Ok(u64::try_from(count)?)
     }
 
     /// A connection to a database that no measurement uses.

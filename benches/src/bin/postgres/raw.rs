@@ -148,11 +148,16 @@ impl Inserter {
 
 /// The last number that is taken.
 pub async fn numbers(url: &str) -> Result<Arc<AtomicI64>, BoxError> {
+    Ok(Arc::new(AtomicI64::new(head(url).await?)))
+}
+
+/// The newest position.
+pub async fn head(url: &str) -> Result<i64, BoxError> {
     let mut connection = PgConnection::connect(url).await?;
     let head = "SELECT coalesce(max(position), 0) FROM backstory.event";
     let head = sqlx::query_scalar(head).fetch_one(&mut connection).await?;
     connection.close().await?;
-    Ok(Arc::new(AtomicI64::new(head)))
+    Ok(head)
 }
 
 impl Caller for Inserter {

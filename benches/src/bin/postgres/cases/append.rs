@@ -11,7 +11,7 @@ use crate::{
     domain,
     load::{Caller, Run},
     pgbench,
-    raw::{Content, EVENT, EVENT_AND_STREAM, Inserter},
+    raw::{Content, EVENT, EVENT_AND_STREAM, Inserter, head},
     report::{EVENTS, Figure, Key, MILLIS, Sample, Series, Target},
 };
 
@@ -78,10 +78,12 @@ pub async fn measure(
 ) -> Result<Vec<Sample>, BoxError> {
     let database = bench.enter(ground).await?;
     let store = bench.store(&database).await?;
+    let before = head(&database.url).await?;
     let run = bench
         .drive(Appender::several(&store, callers, events)?)
         .await?;
     store.close().await;
+    bench.check(&database, before, &run).await?;
     bench.leave(ground, database).await?;
     bench.say_cpu(
         &format!("ours: {callers} callers, {events} per append"),
@@ -104,8 +106,10 @@ pub async fn insert(
     content: &Content,
 ) -> Result<Vec<Sample>, BoxError> {
     let database = bench.enter(ground).await?;
+    let before = head(&database.url).await?;
     let inserters = Inserter::several(&database.url, connections, statement, content).await?;
     let run = bench.drive(inserters).await?;
+    bench.check(&database, before, &run).await?;
     bench.leave(ground, database).await?;
     bench.say_cpu(&format!("raw: {what}, {connections} connections"), &run);
     Ok(samples(

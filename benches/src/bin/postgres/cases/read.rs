@@ -1,8 +1,10 @@
 //! Reading the log from one end to the other, raw and decoded, beside one SELECT.
 
-use std::{hint::black_box, time::Instant};
+use std::hint::black_box;
 
-use backstory::{BoxError, EventFilter, EventQuery, EventStore, EventStoreExt, Position};
+use backstory::{
+    BoxError, EventFilter, EventQuery, EventStore, EventStoreExt, Position, postgres::PostgresStore,
+};
 use futures::TryStreamExt;
 use sqlx::{
     Connection, PgConnection, Row as _,
@@ -15,6 +17,7 @@ use crate::{
     bench::{Bench, Ground},
     cluster::Database,
     domain::OrderEvent,
+    load::Caller,
     report::{EVENTS, Figure, Key, Sample, Series, Target},
 };
 
@@ -74,8 +77,12 @@ impl<'a> Row<'a> {
     }
 }
 
+fn form(decoded: bool) -> &'static str {
+    if decoded { "decoded" } else { "raw" }
+}
+
 fn key(decoded: bool) -> Key {
-    Key::new(CASE, EVENTS).with("form", if decoded { "decoded" } else { "raw" })
+    Key::new(CASE, EVENTS).with("form", form(decoded))
 }
 
 async fn database(bench: &Bench, ground: Ground) -> Result<Database, BoxError> {
@@ -85,11 +92,39 @@ async fn database(bench: &Bench, ground: Ground) -> Result<Database, BoxError> {
     }
 }
 
-fn check(read: u64, expected: u64) -> Result<(), BoxError> {
+fn check(read: u64, expected: u64) -> Result<u64, BoxError> {
     if read == expected {
-        return Ok(());
+        return Ok(read);
     }
     Err(format!("{read} events were read, and {expected} are there").into())
+}
+
+/// Reads page by page, from a position to the end.
+struct Reader {
+    store: PostgresStore,
+    start: Position,
+    wanted: u64,
+    decoded: bool,
+}
+
+impl Caller for Reader {
+    async fn call(&mut self) -> Result<u64, BoxError> {
+        let mut next = Some(EventQuery::new(EventFilter::all()).after(self.start));
+        let mut read = 0;
+        while let Some(query) = next {
+            let page = self.store.read(&query).await?;
+            for event in &page.events {
+                read += 1;
+                if self.decoded {
+                    black_box(event.decode::<OrderEvent>()?);
+                } else {
+                    black_box(event);
+                }
+            }
+            next = page.next;
+        }
+        check(read, self.wanted)
+    }
 }
 
 /// The newest million, which on the small ground is all.
@@ -101,26 +136,19 @@ pub async fn ours(bench: &Bench, ground: Ground) -> Result<Vec<Sample>, BoxError
     let start = Position::new(head - i64::try_from(wanted)?);
     let mut all = Vec::new();
     for decoded in [false, true] {
-        let began = Instant::now();
-        let mut next = Some(EventQuery::new(EventFilter::all()).after(start));
-        let mut read = 0;
-        while let Some(query) = next {
-            let page = store.read(&query).await?;
-            for event in &page.events {
-                read += 1;
-                if decoded {
-                    black_box(event.decode::<OrderEvent>()?);
-                } else {
-                    black_box(event);
-                }
-            }
-            next = page.next;
-        }
-        check(read, wanted)?;
-        all.push((key(decoded), wanted as f64 / began.elapsed().as_secs_f64()));
+        let store = store.clone();
+        let run = bench
+            .drive(vec![Reader {
+                store,
+                start,
+                wanted,
+                decoded,
+            }])
+            .await?;
+        bench.say_cpu(&format!("ours: {}", form(decoded)), &run);
+        all.push((key(decoded), run.rate()));
     }
     store.close().await;
-    bench.leave(Ground::Large, database).await?;
     Ok(all)
 }
 
@@ -129,27 +157,43 @@ const SELECT: &str = "SELECT position, category, key, version, id, name, schema_
     ORDER BY position";
 
 /// One statement whose rows stream in: no pages, and a connection held all the time.
-pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
-    let database = bench.million().await?;
-    let mut connection = PgConnection::connect(&database.url).await?;
-    let wanted = bench.million_events();
-    let mut all = Vec::new();
-    for decoded in [false, true] {
-        let began = Instant::now();
+struct Scanner {
+    connection: PgConnection,
+    wanted: u64,
+    decoded: bool,
+}
+
+impl Caller for Scanner {
+    async fn call(&mut self) -> Result<u64, BoxError> {
         let mut read = 0;
-        let mut rows = sqlx::query(SELECT).fetch(&mut connection);
+        let mut rows = sqlx::query(SELECT).fetch(&mut self.connection);
         while let Some(row) = rows.try_next().await? {
             read += 1;
             let row = Row::of(&row)?;
-            if decoded {
+            if self.decoded {
                 black_box(row.decode()?);
             }
         }
-        drop(rows);
-        check(read, wanted)?;
-        all.push((key(decoded), wanted as f64 / began.elapsed().as_secs_f64()));
+        check(read, self.wanted)
     }
-    connection.close().await?;
+}
+
+pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
+    let database = bench.million().await?;
+    let wanted = bench.million_events();
+    let mut all = Vec::new();
+    for decoded in [false, true] {
+        let connection = PgConnection::connect(&database.url).await?;
+        let run = bench
+            .drive(vec![Scanner {
+                connection,
+                wanted,
+                decoded,
+            }])
+            .await?;
+        bench.say_cpu(&format!("raw: {}", form(decoded)), &run);
+        all.push((key(decoded), run.rate()));
+    }
     Ok(all)
 }
 

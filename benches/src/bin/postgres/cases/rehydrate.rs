@@ -83,7 +83,6 @@ async fn with_stream(
     let database = bench.enter(ground).await?;
     let store = bench.store(&database).await?;
     let id = prepare(&store, length).await?;
-    bench.cluster.checkpoint().await?;
     Ok((database, store, id))
 }
 

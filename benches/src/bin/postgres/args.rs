@@ -59,6 +59,8 @@ pub enum CaseName {
     Live,
     /// Load, decide and append through the command bus
     Command,
+    /// Importing history
+    Bulk,
     /// The rate of the first and the last events while the server has no statistics
     Statistics,
     /// The other cases again on a large table

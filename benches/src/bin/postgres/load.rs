@@ -29,6 +29,19 @@ pub struct Run<C> {
     millis: Vec<f32>,
 }
 
+impl Run<()> {
+    /// One long call.
+    pub fn single(done: u64, elapsed: Duration, cpu: Cpu) -> Self {
+        Self {
+            callers: Vec::new(),
+            done,
+            elapsed,
+            cpu,
+            millis: Vec::new(),
+        }
+    }
+}
+
 impl<C> Run<C> {
     /// What was done per second.
     pub fn rate(&self) -> f64 {

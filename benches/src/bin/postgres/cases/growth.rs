@@ -14,7 +14,7 @@ const CASE: &str = "growth";
 const BOUND: f64 = 1.3;
 
 /// What depends on the size of the log, if anything does.
-const GROWING: [CaseName; 8] = [
+const GROWING: [CaseName; 9] = [
     CaseName::Append,
     CaseName::Ten,
     CaseName::Contended,
@@ -23,6 +23,7 @@ const GROWING: [CaseName; 8] = [
     CaseName::Read,
     CaseName::Live,
     CaseName::Command,
+    CaseName::Bulk,
 ];
 
 pub async fn run(bench: &Bench) -> Result<(), BoxError> {

@@ -1,6 +1,7 @@
 //! The cases: each measures ours and the raw limit, in turns.
 
 mod append;
+mod bulk;
 mod command;
 mod contended;
 mod dcb;
@@ -96,6 +97,7 @@ async fn measure(bench: &Bench, case: CaseName, ground: Ground) -> Result<Vec<Sa
         CaseName::Read => read::ours(bench, ground).await,
         CaseName::Live => live::ours(bench, ground).await,
         CaseName::Command => command::ours(bench, ground).await,
+        CaseName::Bulk => bulk::ours(bench, ground).await,
         CaseName::Statistics => statistics::ours(bench).await,
         CaseName::Growth => Ok(Vec::new()), // made of the others
     }
@@ -115,6 +117,7 @@ async fn measure_raw(
         CaseName::Rehydrate => rehydrate::raw(bench).await,
         CaseName::Read => read::raw(bench).await,
         CaseName::Command => command::raw(bench).await,
+        CaseName::Bulk => bulk::raw(bench).await,
         CaseName::Live | CaseName::Statistics | CaseName::Growth => Ok(Vec::new()),
     }
 }
@@ -129,6 +132,7 @@ fn figures(case: CaseName, ours: &Series, raw: &Series) -> Vec<Figure> {
         CaseName::Read => read::figures(ours, raw),
         CaseName::Live => live::figures(ours),
         CaseName::Command => command::figures(ours, raw),
+        CaseName::Bulk => bulk::figures(ours, raw),
         CaseName::Statistics => statistics::figures(ours),
         CaseName::Growth => Vec::new(),
     }

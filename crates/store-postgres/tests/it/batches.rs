@@ -228,8 +228,8 @@ impl Twins {
 
     fn random(&mut self, before: &Receipts) -> Append {
         match self.generator.dice.once_in(3) {
-            true => self.generator.ordered(before),
-            false => self.generator.ordered(&self.receipts),
+            true => self.generator.append(before),
+            false => self.generator.append(&self.receipts),
         }
     }
 

@@ -163,6 +163,26 @@ BEGIN
     ORDER BY n.version DESC OFFSET 9 LIMIT 1);
 END $$;
 
+-- The first event with tags behind a position. One plan for ever, and none but by the index of tags: that is what the
+-- settings leave.
+CREATE FUNCTION {s}.tag_hit_v1(
+  after_ bigint, names_ text[], categories_ text[], stream_categories_ text[], stream_keys_ text[], tags_ text[])
+RETURNS TABLE (hit_position bigint, hit_name text, hit_id uuid)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_indexscan = off SET enable_indexonlyscan = off
+SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+BEGIN
+  -- MATERIALIZED: or the planner walks the primary key in hope of an early match.
+  RETURN QUERY WITH found AS MATERIALIZED (
+      SELECT e.position, e.name, e.id, e.category, e.key FROM {s}.event e
+      WHERE e.tags <> '{}' AND e.tags @> tags_)
+    SELECT f.position, f.name, f.id FROM found f
+    WHERE f.position > after_ AND (names_ IS NULL OR f.name = ANY (names_))
+      AND (categories_ IS NULL OR f.category = ANY (categories_)
+        OR (f.category, f.key) IN (SELECT * FROM unnest(stream_categories_, stream_keys_)))
+    ORDER BY f.position LIMIT 1;
+END $$;
+
 -- The first event behind a position that one item of a filter means. NULL restricts nothing.
 CREATE FUNCTION {s}.hit_v1(
   after_ bigint, head_ bigint, names_ text[], categories_ text[],
@@ -173,16 +193,9 @@ DECLARE
   low bigint := after_;
 BEGIN
   IF head_ - after_ > 1000 THEN
-    -- MATERIALIZED: or the planner walks the primary key in hope of an early match.
     IF tags_ IS NOT NULL THEN
-      RETURN QUERY WITH found AS MATERIALIZED (
-          SELECT e.position, e.name, e.id, e.category, e.key FROM {s}.event e
-          WHERE e.tags <> '{}' AND e.tags @> tags_)
-        SELECT f.position, f.name, f.id FROM found f
-        WHERE f.position > after_ AND (names_ IS NULL OR f.name = ANY (names_))
-          AND (categories_ IS NULL OR f.category = ANY (categories_)
-            OR (f.category, f.key) IN (SELECT * FROM unnest(stream_categories_, stream_keys_)))
-        ORDER BY f.position LIMIT 1;
+      RETURN QUERY SELECT * FROM {s}.tag_hit_v1(
+        after_, names_, categories_, stream_categories_, stream_keys_, tags_);
       RETURN;
     ELSIF categories_ = '{}' THEN
       RETURN QUERY SELECT f.position, f.name, f.id
@@ -244,7 +257,7 @@ END $$;
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the
 -- writer looks first. Taken for granted: fresh streams do not exist, checked ones, which include those that grow, are
 -- live and have these versions, no event id is stored, no claim is held, the proofs are there, no condition is hit.
--- Events, and the positions of streams, count from the head. Plans are those of the session: see the writer.
+-- Events, and the positions of streams, count from the head. Plans and search path are those of the session.
 CREATE FUNCTION {s}.append_v1(
   lock_timeout_ bigint, wake_ boolean,
   event_category text[], event_key text[], event_version bigint[], event_id uuid[], event_name text[],
@@ -255,7 +268,7 @@ CREATE FUNCTION {s}.append_v1(
   claim_scope text[], claim_value text[], claim_category text[], claim_key text[],
   refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
   OUT stored boolean, OUT head bigint, OUT waited interval)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   now_ timestamptz := clock_timestamp();
   ignored_ text;
@@ -301,10 +314,23 @@ BEGIN
     IF FOUND THEN RETURN; END IF;
   END IF;
   IF looks_ IS NOT NULL THEN
+    -- Most of them begin near the head.
+    PERFORM FROM jsonb_to_recordset(looks_) AS q(after bigint, names text[], categories text[],
+        stream_categories text[], stream_keys text[], tags text[])
+      CROSS JOIN LATERAL (SELECT FROM {s}.event e
+        WHERE e.position > q.after AND e.position <= append_v1.head
+          AND (q.names IS NULL OR e.name = ANY (q.names))
+          AND (q.tags IS NULL OR e.tags @> q.tags)
+          AND (q.categories IS NULL OR e.category = ANY (q.categories)
+            OR (e.category, e.key) IN (SELECT * FROM unnest(q.stream_categories, q.stream_keys)))
+        ORDER BY e.position LIMIT 1) t
+      WHERE append_v1.head - q.after BETWEEN 1 AND 1000;
+    IF FOUND THEN RETURN; END IF;
     PERFORM FROM jsonb_to_recordset(looks_) AS q(after bigint, names text[], categories text[],
         stream_categories text[], stream_keys text[], tags text[])
       CROSS JOIN LATERAL {s}.hit_v1(q.after, append_v1.head, q.names, q.categories,
-        q.stream_categories, q.stream_keys, q.tags) t;
+        q.stream_categories, q.stream_keys, q.tags) t
+      WHERE append_v1.head - q.after > 1000;
     IF FOUND THEN RETURN; END IF;
   END IF;
 

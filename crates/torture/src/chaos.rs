@@ -112,10 +112,11 @@ impl<'a> Chaos<'a> {
     }
 
     async fn happen(&self, fault: Fault) -> Result {
-        let began = now();
+        let mut began = now();
         let target = match fault {
             Fault::KillWriter => {
                 let mut writer = self.any_writer().await.lock().await;
+                began = now();
                 self.stage.replace_writer(&mut writer).await?;
                 writer.incarnation
             }
@@ -134,6 +135,7 @@ impl<'a> Chaos<'a> {
             Fault::StopWriter => {
                 let pause = Duration::from_millis(self.random(50..2_500).await);
                 let writer = self.any_writer().await.lock().await;
+                began = now();
                 writer.process.signal(Signal::STOP)?;
                 sleep(pause).await;
                 writer.process.signal(Signal::CONT)?;
@@ -148,6 +150,7 @@ impl<'a> Chaos<'a> {
             }
             Fault::DelayProxy => {
                 let _turn = self.delaying.lock().await;
+                began = now();
                 let before = self.stage.proxy.delayed();
                 let (longest, time) = (self.random(5..150).await, self.random(300..1_500).await);
                 self.stage.proxy.delay(Duration::from_millis(longest));

@@ -1,28 +1,31 @@
 //! What is known about an event beside its payload.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{Deserializer, MapAccess, Visitor},
+};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{Payload, error::Invalid};
 
 /// The circumstances of an event: why it happened, who did it, and whatever else is worth keeping.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct Metadata {
     /// The same for everything that one request set in motion.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Uuid>,
     /// The id of the command or event that caused this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub causation_id: Option<Uuid>,
     /// Who did it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// When it happened, if that is not when it was recorded: for imports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<DateTime<Utc>>,
     /// Everything else.
     #[serde(flatten)]
@@ -73,5 +76,38 @@ impl Metadata {
         }
         Payload::encode(self)
             .map_err(|invalid| Invalid::new("metadata", "", invalid.reason().to_owned()))
+    }
+}
+
+/// By hand: readers do it for each event, and what is derived for a flattened map buffers it first.
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MetadataVisitor)
+    }
+}
+
+struct MetadataVisitor;
+
+impl<'de> Visitor<'de> for MetadataVisitor {
+    type Value = Metadata;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+        let mut metadata = Metadata::default();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "correlation_id" => metadata.correlation_id = map.next_value()?,
+                "causation_id" => metadata.causation_id = map.next_value()?,
+                "actor" => metadata.actor = map.next_value()?,
+                "occurred_at" => metadata.occurred_at = map.next_value()?,
+                _ => {
+                    metadata.extra.insert(key, map.next_value()?);
+                }
+            }
+        }
+        Ok(metadata)
     }
 }

@@ -20,6 +20,8 @@ pub struct Subscription {
     filter: EventFilter,
     checkpoint: Checkpoint,
     limit: Option<usize>,
+    // The last page reached the head: there is nothing to read before the log changes.
+    caught_up: bool,
 }
 
 impl Subscription {
@@ -30,6 +32,7 @@ impl Subscription {
             filter,
             checkpoint: from,
             limit: None,
+            caught_up: false,
         }
     }
 
@@ -68,15 +71,19 @@ impl Subscription {
     }
 
     async fn try_next_page(&mut self) -> Result<Option<Page>, StoreError> {
+        if self.caught_up {
+            self.store.changed(self.checkpoint.position).await?;
+            self.caught_up = false;
+        }
         let mut query = EventQuery::new(self.filter.clone()).after(self.checkpoint);
         query.limit = self.limit;
         let page = self.store.read(&query).await?;
-        if page.checkpoint.position > self.checkpoint.position {
+        let moved = page.checkpoint.position > self.checkpoint.position;
+        self.caught_up = !moved || page.checkpoint.position >= page.head;
+        if moved {
             self.checkpoint = page.checkpoint;
-            return Ok(Some(page));
         }
-        self.store.changed(self.checkpoint.position).await?;
-        Ok(None)
+        Ok(moved.then_some(page))
     }
 
     /// The events as a stream. It ends after an error.

@@ -39,12 +39,6 @@ impl Tail {
         });
     }
 
-    /// Sends all who wait to look again: the connection was lost, and the log behind the new one
-    /// may be another.
-    pub fn look_again(&self) {
-        self.0.send_modify(|known| known.looks += 1);
-    }
-
     /// How far the log is known to reach.
     pub fn head(&self) -> Position {
         self.0.borrow().head

@@ -61,6 +61,7 @@
 mod ahead;
 mod append;
 mod documents;
+mod edge;
 mod error;
 mod guess;
 mod health;
@@ -69,9 +70,12 @@ mod indexes;
 mod loads;
 mod maintenance;
 mod options;
+mod outage;
 mod pooler;
 mod projections;
 mod read;
+mod replica;
+mod ring;
 mod schema;
 mod session;
 mod snapshots;
@@ -102,21 +106,20 @@ pub use import::{ImportError, Imported};
 pub use indexes::{IndexChange, IndexInfo, IndexState, OptionalIndex};
 pub use maintenance::Maintenance;
 pub use options::{Migrations, Pooler, PostgresOptions, Wake};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, PgPool, Row,
-    postgres::{PgConnectOptions, PgPoolOptions},
-    raw_sql,
-};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Row, postgres::PgConnectOptions, raw_sql};
 use tracing::Instrument;
 pub use verify::{Finding, FindingKind, RowCounts, Subject, Verification, verify};
 pub use within::Pending;
 
 use crate::{
     ahead::AheadReader,
+    edge::Edge,
     error::store_error,
     health::Listener,
     loads::{Load, Loads},
-    read::Reader,
+    outage::Outage,
+    read::{Reader, Server},
+    replica::Replica,
     schema::Schema,
     session::{Pool, Session, retry},
     sql::Statements,
@@ -140,6 +143,9 @@ struct Inner {
     writer: Writer,
     loads: Coalescer<Loads>,
     tail: Tail,
+    reader: Reader,
+    edge: Edge,
+    replica: Option<Replica>,
     watcher: Watcher,
     listener: Arc<Listener>,
     ahead: Coalescer<AheadReader>,
@@ -163,22 +169,9 @@ impl PostgresStore {
     /// As [`PostgresStore::connect`].
     pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         let connect = options.pooler.adapt(quiet(parse(url)?));
-        let pooler = options.pooler;
-        let pool = PgPoolOptions::new()
-            .max_connections(options.readers)
-            .acquire_timeout(options.connect_timeout)
-            // Reads find dead connections out by themselves.
-            .test_before_acquire(false)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    match pooler {
-                        Pooler::None => session::prepare(connection).await,
-                        Pooler::Transaction => Ok(()),
-                    }
-                })
-            })
-            .connect_lazy_with(connect.clone());
-        Self::open(pool, connect, true, options).await
+        let outage = Outage::new();
+        let pool = session::connections(connect.clone(), &options, &outage);
+        Self::open(pool, connect, true, outage, options).await
     }
 
     /// Opens the store with the application's own pool for reads and projections. The writer and
@@ -200,13 +193,14 @@ impl PostgresStore {
     pub async fn with_pool_and(pool: PgPool, options: PostgresOptions) -> Result<Self, StoreError> {
         let connect = quiet((*pool.connect_options()).clone());
         let connect = options.pooler.adapt(connect);
-        Self::open(pool, connect, false, options).await
+        Self::open(pool, connect, false, Outage::new(), options).await
     }
 
     async fn open(
         pool: PgPool,
         connect: PgConnectOptions,
         owns_pool: bool,
+        outage: Outage,
         options: PostgresOptions,
     ) -> Result<Self, StoreError> {
         let schema = Schema::new(&options.schema)?;
@@ -249,6 +243,25 @@ impl PostgresStore {
         };
         let loads = Coalescer::new(loads, CoalescerOptions::default());
         let listener = Arc::new(Listener::new(options.wake));
+        let reader = Reader {
+            pool: pool.clone(),
+            schema: schema.clone(),
+            sql: sql.clone(),
+            outage: outage.clone(),
+            window: options.window,
+            page: options.page,
+            server: Server::Primary,
+            weight: Arc::default(),
+        };
+        let edge = Edge::spawn(reader.clone());
+        let replica = match &options.replica {
+            Some(url) => {
+                let connect = options.pooler.adapt(quiet(parse(&url.0)?));
+                let (reader, tail) = (reader.clone(), tail.clone());
+                Some(Replica::open(connect, &options, reader, tail, &edge))
+            }
+            None => None,
+        };
         let watcher = Watcher::spawn(Watch {
             connect: connect.clone(),
             pool: pool.clone(),
@@ -257,6 +270,8 @@ impl PostgresStore {
             options: options.clone(),
             tail: tail.clone(),
             listener: listener.clone(),
+            edge: edge.shared().clone(),
+            outage,
         });
         let ahead = AheadReader {
             pool: pool.clone(),
@@ -273,6 +288,9 @@ impl PostgresStore {
             writer,
             loads,
             tail,
+            reader,
+            edge,
+            replica,
             watcher,
             listener,
             ahead,
@@ -306,6 +324,10 @@ impl PostgresStore {
     pub async fn close(&self) {
         self.0.writer.close().await;
         self.0.watcher.close();
+        self.0.edge.close();
+        if let Some(replica) = &self.0.replica {
+            replica.close().await;
+        }
         if self.0.owns_pool {
             self.0.pool.connections.close().await;
         }
@@ -392,21 +414,30 @@ impl EventStore for PostgresStore {
 
     async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
         self.check_open()?;
-        if let Some(load) = Load::of(query) {
-            return match load.is_first() {
-                true => self.0.loads.ask(load).await,
-                false => self.0.loads.reader().one(&load).await,
+        let inner = &self.0;
+        let (reader, tail) = (&inner.reader, &inner.tail);
+        let read = async {
+            let load = Load::of(query);
+            if !load.as_ref().is_some_and(Load::is_first)
+                && let Some(page) = inner.edge.read(query, tail, reader).await
+            {
+                return Ok(page);
+            }
+            if let Some(replica) = &inner.replica
+                && let Some(page) = replica.read(query).await
+            {
+                return Ok(page);
+            }
+            let page = match load {
+                Some(load) if load.is_first() => inner.loads.ask(load).await?,
+                Some(load) => inner.loads.reader().one(&load).await?,
+                None => reader.read(query).await?,
             };
-        }
-        let reader = Reader {
-            pool: self.pool(),
-            schema: self.schema(),
-            sql: self.sql(),
-            window: self.options().window,
-            page: self.options().page,
+            tail.advance(page.head);
+            Ok(page)
         };
         let span = tracing::debug_span!("backstory.postgres.read");
-        reader.read(query).instrument(span).await
+        read.instrument(span).await
     }
 
     async fn streams(&self, query: &StreamQuery) -> Result<StreamPage, StoreError> {
@@ -420,6 +451,7 @@ impl EventStore for PostgresStore {
 
     async fn changed(&self, after: Position) -> Result<Position, StoreError> {
         self.check_open()?;
-        self.0.watcher.beyond(&self.0.tail, after).await
+        let inner = &self.0;
+        inner.watcher.beyond(&inner.tail, &inner.edge, after).await
     }
 }

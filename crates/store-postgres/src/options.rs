@@ -1,6 +1,10 @@
 //! What can be set.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+    time::Duration,
+};
 
 use backstory_event::Limits;
 use backstory_store_kit::WriterOptions;
@@ -24,7 +28,8 @@ pub enum Wake {
     /// interval](PostgresOptions::with_poll) in case a notification was lost.
     #[default]
     Listen,
-    /// By a query every 100 ms while somebody waits: for poolers in transaction mode.
+    /// By a query while somebody waits, for poolers in transaction mode: 10 ms after news, then
+    /// twice as long each time, up to the [poll interval](PostgresOptions::with_poll).
     Off,
 }
 
@@ -38,6 +43,16 @@ pub enum Pooler {
     /// A pooler in transaction mode, such as PgBouncer from 1.18 on. See [the
     /// page of the crate](crate#behind-a-pooler) for what to set and what is lost.
     Transaction,
+}
+
+/// A URL, which may hold a password.
+#[derive(Clone)]
+pub(crate) struct ReplicaUrl(pub(crate) Arc<str>);
+
+impl Debug for ReplicaUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Options of a [`PostgresStore`](crate::PostgresStore).
@@ -55,6 +70,7 @@ pub struct PostgresOptions {
     pub(crate) migrations: Migrations,
     pub(crate) wake: Wake,
     pub(crate) pooler: Pooler,
+    pub(crate) replica: Option<ReplicaUrl>,
     pub(crate) retry: Duration,
     pub(crate) poll: Duration,
     pub(crate) readers: u32,
@@ -74,6 +90,7 @@ impl Default for PostgresOptions {
             migrations: Migrations::default(),
             wake: Wake::default(),
             pooler: Pooler::default(),
+            replica: None,
             retry: Duration::from_secs(5),
             poll: Duration::from_secs(1),
             readers: 8,
@@ -116,6 +133,20 @@ impl PostgresOptions {
     #[must_use]
     pub fn with_pooler(mut self, pooler: Pooler) -> Self {
         self.pooler = pooler;
+        self
+    }
+
+    /// Reads events from this streaming replica of the same database; from nowhere else by default.
+    ///
+    /// A reader sees no less than at the primary, as far as this process knows that one: what it
+    /// has appended itself, or was told of, is read from the primary until the replica has it.
+    /// While the replica is away, far behind, or none of this primary, the primary is read, too.
+    /// Everything else is done at the primary: appends and their conditions, lists of streams,
+    /// snapshots, documents, projections, and listening. It takes up to
+    /// [`with_readers`](Self::with_readers) connections.
+    #[must_use]
+    pub fn with_replica(mut self, url: &str) -> Self {
+        self.replica = Some(ReplicaUrl(url.into()));
         self
     }
 

@@ -1,6 +1,12 @@
 //! Pages of events, one statement each.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use backstory_event::{
     Checkpoint, Direction, EventFilter, EventId, EventQuery, FilterItem, Metadata, Page, Payload,
@@ -8,57 +14,104 @@ use backstory_event::{
 };
 use backstory_store_kit::Scan;
 use chrono::{DateTime, Utc};
-use sqlx::{Error, Postgres, QueryBuilder, Row, postgres::PgRow};
+use futures::{Stream, TryStreamExt};
+use sqlx::{
+    Error, Postgres, QueryBuilder, Row,
+    postgres::{PgRow, PgValueFormat},
+};
 use uuid::Uuid;
 
 use crate::{
     append::{column, storable, texts},
     error::store_error,
+    outage::Outage,
+    ring::weight,
     schema::Schema,
     session::{Lease, Pool, retry},
     sql::Statements,
 };
 
+/// What the events of a page may weigh together. Only one that is heavier is read nevertheless.
+const PAGE_BYTES: usize = 8 << 20;
+/// How many events a page is planned for at least.
+const FEWEST: usize = 16;
+
 /// Reads pages.
-#[derive(Debug)]
-pub(crate) struct Reader<'a> {
-    pub(crate) pool: &'a Pool,
-    pub(crate) schema: &'a Schema,
-    pub(crate) sql: &'a Statements,
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    pub(crate) pool: Pool,
+    pub(crate) schema: Schema,
+    pub(crate) sql: Arc<Statements>,
+    pub(crate) outage: Outage,
     pub(crate) window: i64,
     pub(crate) page: usize,
+    pub(crate) server: Server,
+    // About how many bytes an event has, as the last page tells.
+    pub(crate) weight: Arc<AtomicUsize>,
 }
 
-impl Reader<'_> {
+/// What answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    Primary,
+    /// Only as long as it is one: after its promotion its log seems to be empty.
+    Standby,
+}
+
+impl Server {
+    /// How far the log reaches.
+    fn head(self) -> &'static str {
+        match self {
+            Self::Primary => "coalesce(max(e.position), 0)",
+            Self::Standby => {
+                "CASE WHEN pg_is_in_recovery() THEN coalesce(max(e.position), 0) ELSE 0 END"
+            }
+        }
+    }
+}
+
+impl Reader {
     pub(crate) async fn read(&self, query: &EventQuery) -> Result<Page, StoreError> {
         let narrow = self.narrow(query).await?;
-        let rows = retry(self.pool, || Box::pin(self.rows(&narrow)))
+        self.page(&narrow).await
+    }
+
+    /// The page of a query without bounds in time.
+    pub(crate) async fn page(&self, query: &EventQuery) -> Result<Page, StoreError> {
+        let limit = self.limit();
+        let found = retry(&self.pool, || Box::pin(self.found(query, limit)))
             .await
-            .map_err(store_error)?;
-        let head = match rows.first() {
-            Some(row) => row.try_get(0).map_err(store_error)?,
-            None => 0,
-        };
-        let mut decoder = Decoder::default();
-        let events = rows
-            .iter()
-            .filter_map(|row| decoder.decode(row).transpose())
-            .collect::<Result<_, _>>()?;
-        let scan = Scan::plan(&narrow, Position::new(head), self.window, self.page);
-        let mut page = scan.page(&narrow, events)?;
+            .map_err(store_error)??;
+        let mut scan = Scan::plan(query, found.head, self.window, limit);
+        let mut asked = query.clone();
+        if found.cut {
+            // What was found is all that this page has room for.
+            let matching =
+                |event: &&RecordedEvent| event.position() > scan.low && query.matches(event);
+            let count = found.events.iter().filter(matching).count();
+            scan.limit = count.min(scan.limit);
+            if query.direction == Direction::Backward {
+                // The proof comes last: with the last page.
+                asked.after.event_id = EventId::NIL;
+            }
+        }
+        let mut page = scan.page(&asked, found.events)?;
         if query.direction == Direction::Backward {
             page.checkpoint = query.after;
+            if let Some(next) = &mut page.next {
+                next.after = query.after;
+            }
         }
         Ok(page)
     }
 
     /// Bounds in time become bounds in the order, which follows it.
-    async fn narrow(&self, query: &EventQuery) -> Result<EventQuery, StoreError> {
+    pub(crate) async fn narrow(&self, query: &EventQuery) -> Result<EventQuery, StoreError> {
         let mut narrow = query.clone();
         if query.since.is_none() && query.until.is_none() {
             return Ok(narrow);
         }
-        let (since, until) = retry(self.pool, || {
+        let (since, until) = retry(&self.pool, || {
             Box::pin(self.positions_at(query.since, query.until))
         })
         .await
@@ -80,7 +133,7 @@ impl Reader<'_> {
         since: Option<DateTime<Utc>>,
         until: Option<DateTime<Utc>>,
     ) -> Result<(i64, i64), Error> {
-        let mut lease = Lease::of(self.pool).await?;
+        let mut lease = Lease::of(&self.pool).await?;
         let found = sqlx::query_as(self.sql.positions_at.text())
             .bind(since.unwrap_or_default())
             .bind(until.unwrap_or_default())
@@ -89,11 +142,75 @@ impl Reader<'_> {
         lease.done_with(found).await
     }
 
-    async fn rows(&self, query: &EventQuery) -> Result<Vec<PgRow>, Error> {
-        let mut statement = statement(self.schema, query, self.window, self.page);
-        let mut lease = Lease::of(self.pool).await?;
-        let rows = statement.build().fetch_all(&mut *lease).await;
-        lease.done_with(rows).await
+    /// How many events make a page, so that it has about the wanted bytes.
+    fn limit(&self) -> usize {
+        let weight = self.weight.load(Ordering::Relaxed).max(1);
+        (PAGE_BYTES / weight)
+            .clamp(FEWEST, self.page.max(FEWEST))
+            .min(self.page)
+    }
+
+    async fn found(
+        &self,
+        query: &EventQuery,
+        limit: usize,
+    ) -> Result<Result<Found, StoreError>, Error> {
+        let mut statement = statement(&self.schema, query, self.window, limit, self.server);
+        let read = async {
+            let mut lease = Lease::of(&self.pool).await?;
+            let mut found = Found::default();
+            let result = found.take(statement.build().fetch(&mut *lease)).await;
+            if found.cut || matches!(result, Ok(Err(_))) {
+                // There may be much more to come on this connection: it is not given back.
+                return result.map(|taken| taken.map(|()| found));
+            }
+            let result = lease.done_with(result).await?;
+            Ok(result.map(|()| found))
+        };
+        let found = self.outage.unless_found(read).await?;
+        if let Ok(found) = &found
+            && !found.events.is_empty()
+        {
+            let weight = found.bytes / found.events.len();
+            self.weight.store(weight, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+}
+
+/// What a statement has found.
+#[derive(Default)]
+struct Found {
+    head: Position,
+    events: Vec<RecordedEvent>,
+    bytes: usize,
+    /// There may be more, but not for one page.
+    cut: bool,
+}
+
+impl Found {
+    /// Decodes rows as they come, while the server makes the next.
+    async fn take(
+        &mut self,
+        mut rows: impl Stream<Item = Result<PgRow, Error>> + Unpin,
+    ) -> Result<Result<(), StoreError>, Error> {
+        let mut decoder = Decoder::default();
+        while let Some(row) = rows.try_next().await? {
+            self.head = Position::new(row.try_get(0)?);
+            match decoder.decode(&row) {
+                Ok(Some(event)) => {
+                    self.bytes += weight(&event);
+                    self.events.push(event);
+                }
+                Ok(None) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+            if self.bytes > PAGE_BYTES && self.events.len() > 1 {
+                self.cut = true;
+                break;
+            }
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -104,6 +221,7 @@ pub(crate) fn statement(
     query: &EventQuery,
     window: i64,
     page: usize,
+    server: Server,
 ) -> QueryBuilder<Postgres> {
     let streams = streams_only(&query.filter);
     let window = if streams.is_some() {
@@ -120,10 +238,11 @@ pub(crate) fn statement(
         Direction::Backward => (true, " DESC"),
     };
 
-    let mut sql = QueryBuilder::new(&*schema.sql(
-        "WITH head AS MATERIALIZED (SELECT coalesce(max(e.position), 0) AS head FROM {s}.event e), \
+    let head = server.head();
+    let mut sql = QueryBuilder::new(&*schema.sql(&format!(
+        "WITH head AS MATERIALIZED (SELECT {head} AS head FROM {{s}}.event e), \
          bounds AS MATERIALIZED (SELECT head, ",
-    ));
+    )));
     if descending {
         sql.push("greatest(").push_bind(after);
         sql.push(", ends.high - ").push_bind(window);
@@ -187,7 +306,7 @@ pub(crate) fn statement(
 }
 
 /// The streams of a filter that means nothing but streams: their index finds the events.
-fn streams_only(filter: &EventFilter) -> Option<Vec<&StreamId>> {
+pub(crate) fn streams_only(filter: &EventFilter) -> Option<Vec<&StreamId>> {
     let only =
         |item: &FilterItem| item.get_categories().is_empty() && !item.get_streams().is_empty();
     let items = filter.items();
@@ -296,6 +415,19 @@ impl Decoder {
         }
     }
 
+    /// Tags repeat, too.
+    fn tags(&mut self, row: &PgRow) -> Result<Vec<Tag>, Error> {
+        let value = row.try_get_raw(10)?;
+        if value.format() == PgValueFormat::Text {
+            let tags: Vec<String> = row.try_get(10)?;
+            return Ok(tags.iter().map(|tag| Tag::stored(self.text(tag))).collect());
+        }
+        let bytes = value.as_bytes().map_err(Error::Decode)?;
+        let texts =
+            elements(bytes).ok_or_else(|| Error::Decode("a damaged list of tags".into()))?;
+        Ok(texts.map(|tag| Tag::stored(self.text(tag))).collect())
+    }
+
     fn fields(&mut self, row: &PgRow, position: Position) -> Result<Recorded, Error> {
         let category = self.text(row.try_get(2)?);
         let key: &str = row.try_get(3)?;
@@ -306,7 +438,7 @@ impl Decoder {
             "{}" => Metadata::default(),
             text => serde_json::from_str(text).map_err(|error| Error::Decode(error.into()))?,
         };
-        let tags: Vec<String> = row.try_get(10)?;
+        let tags = self.tags(row)?;
         Ok(Recorded {
             position,
             stream: StreamId::stored(category, key),
@@ -317,11 +449,33 @@ impl Decoder {
                 .map_err(|error| Error::Decode(error.into()))?,
             payload: Payload::stored(payload),
             metadata,
-            tags: tags.into_iter().map(Tag::stored).collect(),
+            tags,
             recorded_at: row.try_get(11)?,
             erased_at: row.try_get(12)?,
         })
     }
+}
+
+/// The texts of an array in its binary form: dimensions, a flag for nulls, the type; length and
+/// lower bound of each dimension; then the length of each element and its bytes.
+fn elements(bytes: &[u8]) -> Option<impl Iterator<Item = &str>> {
+    let (dimensions, rest) = number(bytes)?;
+    let rest = rest.get(8 + 8 * dimensions..)?;
+    let mut texts = Vec::new();
+    let mut left = rest;
+    while !left.is_empty() {
+        let (length, rest) = number(left)?;
+        let (text, rest) = rest.split_at_checked(length)?;
+        texts.push(str::from_utf8(text).ok()?);
+        left = rest;
+    }
+    Some(texts.into_iter())
+}
+
+fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    let number = usize::try_from(i32::from_be_bytes(*number)).ok()?;
+    Some((number, rest))
 }
 
 fn damaged(position: i64, error: Error) -> StoreError {

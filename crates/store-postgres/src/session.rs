@@ -10,17 +10,24 @@ use futures::future::BoxFuture;
 use sqlx::{
     AssertSqlSafe, Connection, Error, PgConnection, PgPool, Postgres, Row, SqlSafeStr,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgTransactionManager},
+    postgres::{PgConnectOptions, PgPoolOptions, PgTransactionManager},
     raw_sql,
 };
 use sqlx_core::transaction::TransactionManager;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     Pooler, PostgresOptions,
     error::{Class, breaks_connection, class, sqlstate, timed_out},
+    outage::Outage,
     pooler,
 };
+
+/// How long a connection may take to become free again, else it is dropped.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// The server's side of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +187,33 @@ impl Session {
     }
 }
 
+/// A pool of our own, whose connections are opened when they are needed.
+pub(crate) fn connections(
+    connect: PgConnectOptions,
+    options: &PostgresOptions,
+    outage: &Outage,
+) -> PgPool {
+    let (pooler, outage) = (options.pooler, outage.clone());
+    PgPoolOptions::new()
+        .max_connections(options.readers)
+        .acquire_timeout(options.connect_timeout)
+        // Reads find dead connections out by themselves.
+        .test_before_acquire(false)
+        .before_acquire(move |_, connection| {
+            let trusted = outage.trusts(connection.age);
+            Box::pin(async move { Ok(trusted) })
+        })
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                match pooler {
+                    Pooler::None => prepare(connection).await,
+                    Pooler::Transaction => Ok(()),
+                }
+            })
+        })
+        .connect_lazy_with(connect)
+}
+
 /// A pause between attempts that differs between processes.
 pub(crate) fn jitter(longest: Duration) -> Duration {
     let nanos = SystemTime::UNIX_EPOCH
@@ -302,6 +336,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.done {
             self.connection.close_on_drop();
+        } else if let Ok(runtime) = Handle::try_current() {
+            // The pool asks the server for a sign of life first, and would wait for ever for it.
+            runtime.spawn(timeout(RELEASE, self.connection.return_to_pool()));
         }
     }
 }

@@ -16,14 +16,19 @@ use tokio::{
 
 use crate::{
     PostgresOptions, Wake,
+    edge::{self, Edge},
     error::timed_out,
     health::Listener,
+    outage::Outage,
     schema::Schema,
     session::{Lease, Pool, jitter, prepare},
     sql::Statements,
 };
 
-const POLL_WHILE_WAITING: Duration = Duration::from_millis(100);
+/// How long the server may take to say how far the log reaches.
+const ANSWER: Duration = Duration::from_secs(3);
+const FIRST_POLL: Duration = Duration::from_millis(10);
+const TIDY: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -44,6 +49,8 @@ pub(crate) struct Watch {
     pub(crate) options: PostgresOptions,
     pub(crate) tail: Tail,
     pub(crate) listener: Arc<Listener>,
+    pub(crate) edge: Arc<edge::Shared>,
+    pub(crate) outage: Outage,
 }
 
 /// Says on its way out that nobody watches any more: also when the runtime ends.
@@ -94,15 +101,18 @@ impl Watcher {
     pub(crate) async fn beyond(
         &self,
         tail: &Tail,
+        edge: &Edge,
         after: Position,
     ) -> Result<Position, StoreError> {
         let mut closed = self.closed.subscribe();
+        let mut following = edge.follow();
         self.waiting.send_modify(|count| *count += 1);
         let _waiting = Waiting(&self.waiting);
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(StoreError::new(StoreErrorKind::Closed)),
             head = tail.beyond(after) => head,
+            () = following.doubted() => Ok(tail.head()),
         }
     }
 
@@ -126,33 +136,41 @@ struct Heads {
 }
 
 impl Heads {
-    fn found(&mut self, tail: &Tail, head: Position) {
-        let claimed = tail.head();
+    fn found(&mut self, watch: &Watch, head: Position) {
+        let claimed = watch.tail.head();
         if head >= claimed {
             self.suspect = None;
-            tail.advance(head);
+            watch.tail.advance(head);
         } else if self.suspect.replace(claimed) == Some(claimed) {
             self.suspect = None;
-            tail.reset(head);
+            watch.tail.reset(head);
+            watch.edge.doubt();
         }
     }
 }
 
+/// What outlives the connections of the listener.
+#[derive(Debug, Default)]
+struct Listening {
+    heads: Heads,
+    pause: Duration,
+    connected: bool,
+}
+
 impl Watch {
     async fn listen(self) {
-        let mut pause = FIRST_PAUSE;
-        let mut heads = Heads::default();
+        let mut state = Listening::default();
         loop {
-            let error = self.listen_once(&mut heads, &mut pause).await;
+            let error = self.listen_once(&mut state).await;
             self.listener.lost();
             tracing::debug!(%error, schema = self.schema.name(), "backstory.postgres.listener lost");
-            sleep(pause + jitter(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(state.pause + jitter(state.pause)).await;
+            state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         }
     }
 
     /// Listens until the connection breaks, and says why it did.
-    async fn listen_once(&self, heads: &mut Heads, pause: &mut Duration) -> Error {
+    async fn listen_once(&self, state: &mut Listening) -> Error {
         // The listener takes its connection from a pool; this one has only that.
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -162,29 +180,27 @@ impl Watch {
             .idle_timeout(None)
             .after_connect(|connection, _| Box::pin(prepare(connection)))
             .connect_lazy_with(self.connect.clone());
-        let result = self.listen_on(&pool, heads, pause).await;
+        let result = self.listen_on(&pool, state).await;
         match result {
             Ok(()) => Error::PoolClosed,
             Err(error) => error,
         }
     }
 
-    async fn listen_on(
-        &self,
-        pool: &PgPool,
-        heads: &mut Heads,
-        pause: &mut Duration,
-    ) -> Result<(), Error> {
-        let mut listener = PgListener::connect_with(pool).await?;
+    async fn listen_on(&self, pool: &PgPool, state: &mut Listening) -> Result<(), Error> {
+        let limit = self.options.connect_timeout;
+        let mut listener = within(limit, PgListener::connect_with(pool)).await?;
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
-        listener.listen(&self.schema.channel()).await?;
+        within(limit, listener.listen(&self.schema.channel())).await?;
         self.listener.listens();
+        if std::mem::replace(&mut state.connected, true) {
+            // Another server may be behind the address now.
+            self.edge.doubt();
+        }
         // What was announced while nobody listened.
-        heads.found(&self.tail, self.head(&mut listener).await?);
-        // Whoever waits proves that this is still the log that it has read.
-        self.tail.look_again();
-        *pause = FIRST_PAUSE;
+        state.heads.found(self, self.head(&mut listener).await?);
+        state.pause = FIRST_PAUSE;
 
         let mut ticks = interval(self.options.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -200,7 +216,10 @@ impl Watch {
                     None => return Ok(()),
                 },
                 // A connection that died without a word is found out by this, too.
-                _ = ticks.tick() => heads.found(&self.tail, self.head(&mut listener).await?),
+                _ = ticks.tick() => {
+                    state.heads.found(self, self.head(&mut listener).await?);
+                    self.edge.tidy();
+                }
             }
         }
     }
@@ -210,17 +229,33 @@ impl Watch {
         executor: impl sqlx::Executor<'_, Database = sqlx::Postgres>,
     ) -> Result<Position, Error> {
         let head = sqlx::query_scalar(self.sql.head.text()).fetch_one(executor);
-        match timeout(self.options.connect_timeout, head).await {
+        let limit = ANSWER.min(self.options.connect_timeout);
+        match timeout(limit, head).await {
             Ok(head) => head.map(Position::new),
-            Err(_) => Err(timed_out("the server did not answer")),
+            Err(_) => {
+                self.outage.found();
+                Err(timed_out("the server did not answer"))
+            }
         }
     }
 
-    /// Asks again and again, but only while somebody waits.
+    /// Asks again and again, but only while somebody waits: at once after news, then ever later.
     async fn poll(self, mut waiting: watch::Receiver<usize>) {
         let mut heads = Heads::default();
+        let mut pause = FIRST_POLL;
         let mut lost = false;
-        while waiting.wait_for(|count| *count > 0).await.is_ok() {
+        loop {
+            if *waiting.borrow_and_update() == 0 {
+                let wait = waiting.wait_for(|count| *count > 0);
+                if timeout(TIDY, wait).await.is_err() {
+                    self.edge.tidy();
+                    pause = FIRST_POLL;
+                }
+            }
+            if waiting.wait_for(|count| *count > 0).await.is_err() {
+                return;
+            }
+            let before = self.tail.head();
             let head = async {
                 let mut lease = Lease::of(&self.pool).await?;
                 let head = self.head(&mut *lease).await;
@@ -228,9 +263,9 @@ impl Watch {
             };
             match head.await {
                 Ok(head) => {
-                    heads.found(&self.tail, head);
+                    heads.found(&self, head);
                     if std::mem::take(&mut lost) {
-                        self.tail.look_again();
+                        self.edge.doubt();
                     }
                 }
                 Err(error) => {
@@ -238,7 +273,23 @@ impl Watch {
                     tracing::debug!(%error, "backstory.postgres.poll failed");
                 }
             }
-            sleep(POLL_WHILE_WAITING.min(self.options.poll)).await;
+            // Own appends wake by themselves, and tell nothing of those of others.
+            if self.tail.head() > before {
+                pause = FIRST_POLL;
+            }
+            sleep(pause.min(self.options.poll)).await;
+            pause = (pause * 2).min(self.options.poll);
         }
+    }
+}
+
+/// Waits for something, but not for ever.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(timed_out("the server did not answer")),
     }
 }

@@ -1,4 +1,4 @@
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use crate::supervisor::{Program, Signal, Supervisor, start_on_free_port};
 const INITDB: &str = r#""$1/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync"#;
 const COPY: &str = r#"cp -pR "$2/data" data"#;
 const POSTGRES: &str = r#"binaries=$1; shift 2; exec "$binaries/postgres" -D data -p "$port" "$@""#;
+
+const BASEBACKUP: &str = r#""$1/pg_basebackup" --host=127.0.0.1 --port="$2" --username=postgres --pgdata=data --write-recovery-conf --checkpoint=fast --no-sync"#;
 
 /// For speed: the data only has to outlive the server, not the machine. May be overridden.
 const SETTINGS: &[(&str, &str)] = &[
@@ -77,26 +79,37 @@ impl TestCluster {
         blocking(move || Self::start_blocking(settings, Some(&original))).await
     }
 
+    /// A streaming replica of this cluster, caught up with it when this returns. It only reads.
+    ///
+    /// # Panics
+    /// When it does not start; the message ends with its log.
+    pub async fn replica(&self) -> Self {
+        let port = self.port.to_string();
+        blocking(move || Self::serve(BASEBACKUP, port.as_ref(), Vec::new())).await
+    }
+
     fn start_blocking(settings: Vec<(String, String)>, original: Option<&Path>) -> Self {
+        match original {
+            Some(original) => Self::serve(COPY, original.as_os_str(), settings),
+            None => Self::serve(INITDB, "".as_ref(), settings),
+        }
+    }
+
+    /// A cluster whose data come from somewhere: `prepare` finds that place behind the folder of
+    /// the binaries.
+    fn serve(prepare: &'static str, from: &OsStr, settings: Vec<(String, String)>) -> Self {
         let on_disk = settings
             .iter()
             .any(|(name, value)| name == "fsync" && value == "on");
-        let all: Vec<_> = SETTINGS
-            .iter()
-            .map(owned)
-            .chain(settings.iter().cloned())
-            .collect();
-        let mut arguments: Vec<OsString> = vec![
-            ok(binaries::find()).into(),
-            original.unwrap_or(Path::new("")).into(),
-        ];
-        for (name, value) in all {
+        let mut arguments: Vec<OsString> = vec![ok(binaries::find()).into(), from.into()];
+        let own = SETTINGS.iter().map(owned);
+        for (name, value) in own.chain(settings.iter().cloned()) {
             arguments.push("-c".into());
             arguments.push(format!("{name}={value}").into());
         }
         let mut supervisor = ok(Supervisor::new(Program {
             name: "postgres",
-            prepare: original.map_or(INITDB, |_| COPY),
+            prepare,
             serve: POSTGRES,
             end: "QUIT",
             arguments,

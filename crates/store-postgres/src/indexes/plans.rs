@@ -59,7 +59,13 @@ impl Statement {
 
     fn page(filter: impl Into<EventFilter>, after: i64) -> Self {
         let query = EventQuery::new(filter.into()).after(Checkpoint::at(Position::new(after)));
-        Self::bound(read::statement(&schema(), &query, 20_000, 1_000))
+        Self::bound(read::statement(
+            &schema(),
+            &query,
+            20_000,
+            1_000,
+            read::Server::Primary,
+        ))
     }
 }
 

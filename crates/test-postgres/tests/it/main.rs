@@ -272,3 +272,33 @@ async fn databases(cluster: &TestCluster) -> i64 {
         .await
         .unwrap()
 }
+
+#[tokio::test]
+async fn a_replica_follows_its_primary_and_takes_no_writes() {
+    let primary = TestCluster::start().await;
+    let database = primary.create_database().await;
+    write(database.url(), 1).await;
+    let replica = primary.replica().await;
+    let name = database.url().rsplit_once('/').unwrap().1;
+    let url = replica.url(name);
+    assert_eq!(read(&url).await, [1]);
+    let mut on_primary = connect(database.url()).await;
+    sqlx::query("INSERT INTO numbers VALUES (2)")
+        .execute(&mut on_primary)
+        .await
+        .unwrap();
+    let deadline = deadline();
+    while read(&url).await != [1, 2] {
+        assert!(Instant::now() < deadline, "the replica does not follow");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let refused = sqlx::query("INSERT INTO numbers VALUES (3)")
+        .execute(&mut connect(&url).await)
+        .await
+        .unwrap_err();
+    let code = refused
+        .as_database_error()
+        .and_then(|error| error.code())
+        .map(String::from);
+    assert_eq!(code.as_deref(), Some("25006"), "{refused}");
+}

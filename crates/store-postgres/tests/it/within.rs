@@ -1,5 +1,7 @@
 //! `append_in` and connections.
 
+use std::collections::BTreeMap;
+
 use backstory_event::{
     Append, EventFilter, EventQuery, EventStore, ExpectedVersion, StoreErrorKind,
 };

@@ -80,8 +80,7 @@ macro_rules! complete_suite {
     };
 }
 
-/// A module for each suite.
-#[doc(hidden)]
+/// A module for each suite, directly only.
 #[macro_export]
 macro_rules! every_suite {
     ($make:expr) => {

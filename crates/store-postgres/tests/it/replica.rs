@@ -1,6 +1,9 @@
 //! Reads from a streaming replica.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use backstory_conformance::Fixture;
 use backstory_event::{
@@ -219,7 +222,6 @@ async fn a_checkpoint_that_the_replica_does_not_know_yet_is_no_divergence() {
 
 struct Replicated {
     store: PostgresStore,
-    _database: TestDatabase,
 }
 
 impl Fixture for Replicated {
@@ -235,26 +237,31 @@ impl Fixture for Replicated {
     }
 }
 
-/// One pair of servers for all suites.
+/// One database on a pair of servers for all suites; each case has a schema of its own.
 async fn replicated() -> Replicated {
-    static SHARED: OnceCell<(TestCluster, TestCluster)> = OnceCell::const_new();
+    static SHARED: OnceCell<(TestCluster, TestCluster, TestDatabase)> = OnceCell::const_new();
+    static CASES: AtomicUsize = AtomicUsize::new(0);
     let start = async || {
         let primary = TestCluster::start().await;
+        let database = primary.create_database().await;
         let replica = primary.replica().await;
-        (primary, replica)
+        (primary, replica, database)
     };
-    let (primary, replica) = SHARED.get_or_init(start).await;
-    let database = primary.create_database().await;
+    let (_primary, replica, database) = SHARED.get_or_init(start).await;
+    let schema = format!("case_{}", CASES.fetch_add(1, Ordering::Relaxed));
+    let options = PostgresOptions::default().with_schema(schema);
     // Its tables are there before anybody looks.
-    PostgresStore::connect(database.url()).await.unwrap();
-    let mut watch = raw(&replica.url("postgres")).await;
+    let maker = PostgresStore::connect_with(database.url(), options.clone())
+        .await
+        .unwrap();
+    maker.close().await;
+    let mut watch = raw(&on(replica, database)).await;
     caught_up(database.url(), &mut watch).await;
-    let options = PostgresOptions::default().with_replica(&on(replica, &database));
+    let options = options.with_replica(&on(replica, database));
     Replicated {
         store: PostgresStore::connect_with(database.url(), options)
             .await
             .unwrap(),
-        _database: database,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 /// Answers requests that change nothing: one by one, or many at once.
 #[async_trait]
@@ -48,7 +48,7 @@ struct Shared<R: BatchReader> {
 pub struct CoalescerOptions {
     /// Requests that are answered together at most: 128.
     pub batch: usize,
-    /// Tasks that answer at the same time at most, beside the one who came first: 2.
+    /// Tasks that answer at the same time at most, beside the one who came first: 1.
     pub tasks: usize,
 }
 
@@ -56,7 +56,7 @@ impl Default for CoalescerOptions {
     fn default() -> Self {
         Self {
             batch: 128,
-            tasks: 2,
+            tasks: 1,
         }
     }
 }
@@ -211,7 +211,12 @@ struct Task<R: BatchReader> {
 
 impl<R: BatchReader> Task<R> {
     async fn run(mut self) {
-        while let Some(mut batch) = self.shared.take() {
+        loop {
+            // Callers that were answered just now get to ask again: one turn, no timer.
+            yield_now().await;
+            let Some(mut batch) = self.shared.take() else {
+                break;
+            };
             let requests: Vec<_> = batch.iter().map(|asked| asked.request.clone()).collect();
             let answers = tokio::select! {
                 answers = self.shared.reader.many(&requests) => answers,

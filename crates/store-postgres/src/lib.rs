@@ -236,12 +236,6 @@ impl PostgresStore {
             session,
         );
         let writer = Writer::spawn(writer, options.writer);
-        let loads = Loads {
-            pool: pool.clone(),
-            sql: sql.clone(),
-            page: options.page,
-        };
-        let loads = Coalescer::new(loads, CoalescerOptions::default());
         let listener = Arc::new(Listener::new(options.wake));
         let reader = Reader {
             pool: pool.clone(),
@@ -253,6 +247,12 @@ impl PostgresStore {
             server: Server::Primary,
             weight: Arc::default(),
         };
+        let loads = Loads {
+            pool: pool.clone(),
+            sql: sql.clone(),
+            reader: reader.clone(),
+        };
+        let loads = Coalescer::new(loads, CoalescerOptions::default());
         let edge = Edge::spawn(reader.clone());
         let replica = match &options.replica {
             Some(url) => {

@@ -9,6 +9,7 @@ use backstory_event::{
     StoreErrorKind, StreamId, StreamVersion,
 };
 use backstory_store_kit::BatchReader;
+use futures::{Stream, TryStreamExt};
 use sqlx::{Error, Row, postgres::PgRow};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -16,13 +17,17 @@ use uuid::Uuid;
 use crate::{
     append::{column, storable},
     error::store_error,
-    read::Decoder,
+    read::{Decoder, PAGE_BYTES, Reader},
     session::{Lease, Pool, retry},
     sql::Statements,
 };
 
 /// How many events one of many gets at most; longer streams go on by pages of their own.
 const TOGETHER: i64 = 100;
+
+/// Columns of the statements.
+const PAYLOAD: usize = 8;
+const METADATA: usize = 9;
 
 /// A page of one stream, forward, without other restrictions than versions.
 #[derive(Debug)]
@@ -130,15 +135,16 @@ struct Found {
 pub(crate) struct Loads {
     pub(crate) pool: Pool,
     pub(crate) sql: Arc<Statements>,
-    pub(crate) page: usize,
+    /// For what is too heavy for one page.
+    pub(crate) reader: Reader,
 }
 
 impl Loads {
     fn page(&self) -> i64 {
-        i64::try_from(self.page).unwrap_or(i64::MAX)
+        i64::try_from(self.reader.page).unwrap_or(i64::MAX)
     }
 
-    async fn rows_of_one(&self, load: &Load) -> Result<Vec<PgRow>, Error> {
+    async fn rows_of_one(&self, load: &Load) -> Result<Option<Vec<PgRow>>, Error> {
         let mut lease = Lease::of(&self.pool).await?;
         let statement = match load.is_first() {
             true => &self.sql.load,
@@ -153,21 +159,24 @@ impl Loads {
         if !load.is_first() {
             query = query.bind(load.query.after.position.get());
         }
-        let rows = query.fetch_all(&mut *lease).await;
-        lease.done_with(rows).await
+        let rows = bounded(query.fetch(&mut *lease)).await;
+        give_back(lease, rows).await
     }
 
-    async fn rows_of_many(&self, loads: &[Arc<Load>], page: i64) -> Result<Vec<PgRow>, Error> {
+    async fn rows_of_many(
+        &self,
+        loads: &[Arc<Load>],
+        page: i64,
+    ) -> Result<Option<Vec<PgRow>>, Error> {
         let mut lease = Lease::of(&self.pool).await?;
-        let rows = sqlx::query(self.sql.load_many.text())
+        let query = sqlx::query(self.sql.load_many.text())
             .bind(column(loads, |load| load.stream.category()))
             .bind(column(loads, |load| load.stream.key()))
             .bind(column(loads, |load| load.low()))
             .bind(column(loads, |load| load.high()))
-            .bind(column(loads, |load| load.limit(page)))
-            .fetch_all(&mut *lease)
-            .await;
-        lease.done_with(rows).await
+            .bind(column(loads, |load| load.limit(page)));
+        let rows = bounded(query.fetch(&mut *lease)).await;
+        give_back(lease, rows).await
     }
 }
 
@@ -183,6 +192,10 @@ impl BatchReader for Loads {
             .instrument(span)
             .await
             .map_err(store_error)?;
+        let Some(rows) = rows else {
+            // Too much for one page: the ordinary way cuts it.
+            return self.reader.read(&load.query).await;
+        };
         let (mut found, head) = decode(&rows, 1)?;
         load.page(found.pop().unwrap_or_default(), head, self.page())
     }
@@ -196,11 +209,37 @@ impl BatchReader for Loads {
         let rows = rows.inspect_err(|error| {
             tracing::debug!(%error, loads = loads.len(), "each is read on its own");
         });
-        let (found, head) = decode(&rows.ok()?, loads.len()).ok()?;
+        let (found, head) = decode(&rows.ok()??, loads.len()).ok()?;
         let pages = loads.iter().zip(found);
         pages
             .map(|(load, found)| load.page(found, head, page).ok())
             .collect()
+    }
+}
+
+/// The rows, unless they are more than a page may hold in bytes.
+async fn bounded(
+    mut rows: impl Stream<Item = Result<PgRow, Error>> + Unpin,
+) -> Result<Option<Vec<PgRow>>, Error> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let content = [PAYLOAD, METADATA].map(|column| row.try_get::<&str, _>(column));
+        for text in content {
+            bytes += text?.len();
+        }
+        taken.push(row);
+        if bytes > PAGE_BYTES && taken.len() > 1 {
+            return Ok(None);
+        }
+    }
+    Ok(Some(taken))
+}
+
+/// Gives the connection back, unless rows are still to come on it.
+async fn give_back<T>(lease: Lease, rows: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    match rows {
+        Ok(None) => Ok(None),
+        rows => lease.done_with(rows).await,
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// What the events of a page may weigh together. Only one that is heavier is read nevertheless.
-const PAGE_BYTES: usize = 8 << 20;
+pub(crate) const PAGE_BYTES: usize = 8 << 20;
 /// How many events a page is planned for at least.
 const FEWEST: usize = 16;
 

@@ -145,8 +145,10 @@ statements! {
         (SELECT json_agg(json_build_array(q.append, t.hit_position)) \
           FROM jsonb_to_recordset($2::jsonb) AS q(append int, after bigint, names text[], \
             categories text[], stream_categories text[], stream_keys text[], tags text[]) \
-          CROSS JOIN LATERAL {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
-            q.stream_categories, q.stream_keys, q.tags) t) \
+          CROSS JOIN LATERAL (SELECT * FROM {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
+              q.stream_categories, q.stream_keys, q.tags) WHERE q.tags IS NULL \
+            UNION ALL SELECT * FROM {s}.tag_hit_v1(q.after, q.names, q.categories, \
+              q.stream_categories, q.stream_keys, q.tags) WHERE q.tags IS NOT NULL) t) \
         FROM (SELECT 1) AS one LEFT JOIN LATERAL \
           (SELECT e.position, e.id FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
 
@@ -229,10 +231,11 @@ statements! {
           ORDER BY e.version LIMIT $5) UNION ALL ", end!());
 
     // The same behind the event at $6, which is its proof, as number -1. A page begins where the
-    // one before ended: that event tells the version.
+    // one before ended: that event tells the version. `+ 0`: the index of positions is no way to
+    // them in the order of versions.
     load_on = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \
-          WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 AND e.position > $6 \
-            AND e.version > coalesce((SELECT b.version FROM {s}.event b \
+          WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 \
+            AND e.position + 0 > $6 AND e.version > coalesce((SELECT b.version FROM {s}.event b \
               WHERE b.position = $6 AND b.category = $1 AND b.key = $2), 0) \
           ORDER BY e.version LIMIT $5) \
         UNION ALL (SELECT -1, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL, NULL \

@@ -98,7 +98,9 @@ struct Database {
 }
 
 fn database() -> Database {
-    with_options(CoalescerOptions::default())
+    let mut options = CoalescerOptions::default();
+    options.tasks = 2;
+    with_options(options)
 }
 
 fn with_options(options: CoalescerOptions) -> Database {
@@ -212,6 +214,7 @@ async fn those_who_wait_go_together() {
 #[tokio::test]
 async fn at_most_so_many_go_together() {
     let mut options = CoalescerOptions::default();
+    options.tasks = 2;
     options.batch = 2;
     let mut database = with_options(options);
     let first = database.keep_busy().await;

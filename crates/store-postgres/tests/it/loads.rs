@@ -21,8 +21,8 @@ const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity 
     WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'relation'";
 const LOCK: &str = "BEGIN; LOCK TABLE backstory.event IN ACCESS EXCLUSIVE MODE";
 
-/// One who asks alone, and two tasks.
-const STATEMENTS: i64 = 3;
+/// One who asks alone, and a task.
+const STATEMENTS: i64 = 2;
 const LONG: usize = 250;
 
 /// Streams of 0, 1, 2 … events, and a long one; their events are mixed in the log.

@@ -31,6 +31,7 @@ async fn a_page_of_heavy_events_is_cut_and_nothing_is_skipped() {
         EventFilter::category("heavy"),
         EventFilter::category("light"),
         FilterItem::new().category("heavy").name("stored").into(),
+        EventFilter::stream(stream("heavy", 1)),
     ];
     for filter in filters {
         let forward = EventQuery::new(filter.clone()).after(third);

@@ -288,11 +288,12 @@ BEGIN
   head := coalesce(head, 0);
   now_ := greatest(clock_timestamp(), now_);
 
+  -- Elements by number: a list of lists to unnest would be kept list by list first.
   IF cardinality(checked_category) > 0 THEN
-    PERFORM FROM unnest(checked_category, checked_key, checked_version) AS q(category, key, version)
+    PERFORM FROM generate_series(1, cardinality(checked_category)) AS q(i)
       LEFT JOIN LATERAL (SELECT t.version, t.state FROM {s}.stream t
-        WHERE t.category = q.category AND t.key = q.key LIMIT 1) t ON true
-      WHERE coalesce(t.version, 0) <> q.version OR t.state <> 'live';
+        WHERE t.category = checked_category[q.i] AND t.key = checked_key[q.i] LIMIT 1) t ON true
+      WHERE coalesce(t.version, 0) <> checked_version[q.i] OR t.state <> 'live';
     IF FOUND THEN RETURN; END IF;
   END IF;
   IF cardinality(refused_id) > 0 THEN
@@ -338,16 +339,17 @@ BEGIN
     IF cardinality(grown_category) > 0 THEN
       -- They were checked above. A join with the table could be planned the wrong way round.
       INSERT INTO {s}.stream AS t (category, key, version, state, tags, first_position, last_position)
-        SELECT q.category, q.key, q.version, 'live', '{}', append_v1.head, append_v1.head + q.last
-        FROM unnest(grown_category, grown_key, grown_version, grown_last) AS q(category, key, version, last)
+        SELECT grown_category[i], grown_key[i], grown_version[i], 'live', '{}', append_v1.head,
+          append_v1.head + grown_last[i]
+        FROM generate_series(1, cardinality(grown_category)) AS i
         ON CONFLICT (category, key) DO UPDATE
           SET version = excluded.version, last_position = excluded.last_position;
     END IF;
     IF cardinality(fresh_category) > 0 THEN
       INSERT INTO {s}.stream (category, key, version, state, tags, first_position, last_position)
-        SELECT q.category, q.key, q.version, 'live', '{}', append_v1.head + q.first, append_v1.head + q.last
-        FROM unnest(fresh_category, fresh_key, fresh_version, fresh_first, fresh_last)
-          AS q(category, key, version, first, last);
+        SELECT fresh_category[i], fresh_key[i], fresh_version[i], 'live', '{}', append_v1.head + fresh_first[i],
+          append_v1.head + fresh_last[i]
+        FROM generate_series(1, cardinality(fresh_category)) AS i;
     END IF;
     IF cardinality(claim_scope) > 0 THEN
       INSERT INTO {s}.claim (scope, value, category, key)
@@ -356,12 +358,11 @@ BEGIN
     IF cardinality(event_id) > 0 THEN
       INSERT INTO {s}.event
           (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at)
-        SELECT append_v1.head + q.number, q.category, q.key, q.version, q.id, q.name, q.schema,
-          q.payload::jsonb, q.metadata::jsonb,
-          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, now_
-        FROM unnest(event_category, event_key, event_version, event_id, event_name, event_schema, event_payload,
-            event_metadata, event_tags) WITH ORDINALITY
-          AS q(category, key, version, id, name, schema, payload, metadata, tags, number);
+        SELECT append_v1.head + i, event_category[i], event_key[i], event_version[i], event_id[i], event_name[i],
+          event_schema[i], event_payload[i]::jsonb, event_metadata[i]::jsonb,
+          CASE event_tags[i] WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(event_tags[i]::jsonb)) END,
+          now_
+        FROM generate_series(1, cardinality(event_id)) AS i;
     END IF;
   EXCEPTION WHEN unique_violation THEN
     RETURN;

@@ -372,6 +372,9 @@ impl Pauses {
     }
 }
 
+/// How long the first attempt of a read may take. Each further one has twice as long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs again what only reads, or has done nothing yet, after an error that time heals: a restart
 /// or failover, too many connections, a deadlock.
 ///
@@ -383,10 +386,17 @@ pub(crate) async fn retry<'a, T>(
 ) -> Result<T, Error> {
     let mut pauses = Pauses::new(pool.retry);
     let mut stale = 20;
+    let mut patience = PATIENCE;
     loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
+        let error = match timeout(patience, attempt()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            // Slow, or the network of this connection is silent: another one tells.
+            Err(_) if patience < PATIENCE * 16 => {
+                patience *= 2;
+                continue;
+            }
+            Err(_) => return Err(timed_out("the server did not answer")),
         };
         match (&error, sqlstate(&error)) {
             (Error::Io(io), _) if io.kind() != ErrorKind::TimedOut && stale > 0 => stale -= 1,

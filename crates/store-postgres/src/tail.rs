@@ -195,8 +195,10 @@ impl Watch {
         within(limit, listener.listen(&self.schema.channel())).await?;
         self.listener.listens();
         if std::mem::replace(&mut state.connected, true) {
-            // Another server may be behind the address now.
+            // Another server may be behind the address now, and what was opened before may have
+            // fallen silent while nobody listened.
             self.edge.doubt();
+            self.outage.found();
         }
         // What was announced while nobody listened.
         state.heads.found(self, self.head(&mut listener).await?);

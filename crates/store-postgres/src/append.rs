@@ -10,11 +10,11 @@ use backstory_event::{
     StreamState, StreamVersion, Tag,
 };
 use backstory_store_kit::{
-    ClaimKey, ConditionHit, Decision, Facts, Needs, StoredEvent, StreamRow, decide,
+    ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, decide,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, Row, types::Json};
+use sqlx::{PgConnection, Postgres, Row, postgres::PgArguments, query::Query, types::Json};
 use uuid::Uuid;
 
 use crate::sql::Statements;
@@ -215,21 +215,8 @@ async fn store_events(
     let events = &decision.events;
     let (ids, rows) = (decision.streams.keys(), decision.streams.values());
     let last = events.last().map_or(0, |row| row.recorded.position.get());
-    sql.store
-        .query()
-        .bind(column(events, |row| row.recorded.position.get()))
-        .bind(column(events, |row| row.recorded.stream.category()))
-        .bind(column(events, |row| row.recorded.stream.key()))
-        .bind(column(events, |row| row.recorded.version.get()))
-        .bind(column(events, |row| row.recorded.id.as_uuid()))
-        .bind(column(events, |row| &*row.recorded.name))
-        .bind(column(events, |row| {
-            // Checked at the edge: it fits.
-            i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
-        }))
-        .bind(column(events, |row| row.recorded.payload.as_str()))
-        .bind(column(events, |row| row.metadata.as_str()))
-        .bind(column(events, |row| tags_json(&row.recorded.tags)))
+    let positions = column(events, |row| row.recorded.position.get());
+    bind_events(sql.store.query().bind(positions), events)
         .bind(decision.recorded_at)
         .bind(column(events, |row| row.recorded.erased_at.is_some()))
         .bind(column(ids.clone(), StreamId::category))
@@ -243,6 +230,26 @@ async fn store_events(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Binds what an event is whatever its place in the log: nine columns.
+pub(crate) fn bind_events<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    events: &'q [EventRow],
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(column(events, |row| row.recorded.stream.category()))
+        .bind(column(events, |row| row.recorded.stream.key()))
+        .bind(column(events, |row| row.recorded.version.get()))
+        .bind(column(events, |row| row.recorded.id.as_uuid()))
+        .bind(column(events, |row| &*row.recorded.name))
+        .bind(column(events, |row| {
+            // Checked at the edge: it fits.
+            i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
+        }))
+        .bind(column(events, |row| row.recorded.payload.as_str()))
+        .bind(column(events, |row| row.metadata.as_str()))
+        .bind(column(events, |row| tags_json(&row.recorded.tags)))
 }
 
 async fn store_claims(

@@ -12,7 +12,7 @@ use chrono::Utc;
 use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
 
 use crate::{
-    append::{Outcomes, column, looks, tags_json},
+    append::{Outcomes, bind_events, column, looks},
     sql::Statements,
 };
 
@@ -34,10 +34,7 @@ impl Versions {
     /// Learns what a decision says of its streams.
     pub(crate) fn learn(&mut self, decision: &Decision) {
         for (stream, row) in &decision.streams {
-            if self.young.len() >= Self::YOUNG {
-                self.old = std::mem::take(&mut self.young);
-            }
-            self.young.insert(stream.clone(), row.version);
+            self.keep(stream, row.version);
         }
     }
 
@@ -46,9 +43,16 @@ impl Versions {
         for outcome in outcomes {
             if let Err(StoreErrorKind::Conflict(Conflict::Version { stream, actual, .. })) = outcome
             {
-                self.young.insert(stream.clone(), *actual);
+                self.keep(stream, *actual);
             }
         }
+    }
+
+    fn keep(&mut self, stream: &StreamId, version: StreamVersion) {
+        if self.young.len() >= Self::YOUNG {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(stream.clone(), version);
     }
 
     pub(crate) fn forget(&mut self) {
@@ -145,7 +149,7 @@ impl Guess {
         terms: Terms<'_>,
         versions: &mut Versions,
     ) -> Result<Option<(Outcomes, Position)>, Error> {
-        let (mut fresh, mut grown, mut checked) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut fresh, mut grown) = (Vec::new(), Vec::new());
         for (stream, row) in &self.decision.streams {
             if self.streams.get(stream) == Some(&StreamVersion::EMPTY) {
                 self.streams.remove(stream);
@@ -154,7 +158,7 @@ impl Guess {
                 grown.push((stream, row));
             }
         }
-        checked.extend(self.streams.drain());
+        let checked: Vec<_> = self.streams.drain().collect();
         let offset = |position: Position| position.get() - self.head;
         let events = &self.decision.events;
         let claims: Vec<_> = self
@@ -171,20 +175,10 @@ impl Guess {
             .collect();
         let looks = looks(appends);
 
-        let row = sqlx::query(sql.append.text())
+        let call = sqlx::query(sql.append.text())
             .bind(terms.lock_timeout)
-            .bind(terms.wake)
-            .bind(column(events, |row| row.recorded.stream.category()))
-            .bind(column(events, |row| row.recorded.stream.key()))
-            .bind(column(events, |row| row.recorded.version.get()))
-            .bind(column(events, |row| row.recorded.id.as_uuid()))
-            .bind(column(events, |row| &*row.recorded.name))
-            .bind(column(events, |row| {
-                i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
-            }))
-            .bind(column(events, |row| row.recorded.payload.as_str()))
-            .bind(column(events, |row| row.metadata.as_str()))
-            .bind(column(events, |row| tags_json(&row.recorded.tags)))
+            .bind(terms.wake);
+        let row = bind_events(call, events)
             .bind(column(&fresh, |(stream, _)| stream.category()))
             .bind(column(&fresh, |(stream, _)| stream.key()))
             .bind(column(&fresh, |(_, row)| row.version.get()))
@@ -270,5 +264,27 @@ impl Shift {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_refused_appends_are_bounded_too() {
+        let mut versions = Versions::default();
+        for number in 0..3 * Versions::YOUNG {
+            let stream = StreamId::new("todo", number).unwrap();
+            let expected = ExpectedVersion::NoStream;
+            let actual = StreamVersion::new(1);
+            let conflict = Conflict::Version {
+                stream,
+                expected,
+                actual,
+            };
+            versions.correct(&vec![Err(conflict.into())]);
+        }
+        assert!(versions.young.len() + versions.old.len() <= 2 * Versions::YOUNG);
     }
 }

@@ -83,6 +83,25 @@ macro_rules! import_columns {
     };
 }
 
+/// Inserts or replaces stream rows, of which these parameters are the columns.
+macro_rules! upsert_streams {
+    ($columns:literal) => {
+        concat!(
+            "INSERT INTO {s}.stream AS t \
+               (category, key, version, state, tags, first_position, last_position) \
+             SELECT q.category, q.key, q.version, q.state, \
+               CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
+               q.first_position, q.last_position \
+             FROM unnest(",
+            $columns,
+            ") AS q(category, key, version, state, tags, first_position, last_position) \
+             ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
+               tags = excluded.tags, first_position = excluded.first_position, \
+               last_position = excluded.last_position"
+        )
+    };
+}
+
 statements! {
     // Stands behind BEGIN and the timeouts. The lock is taken by a statement of its own, so that
     // the next one sees what its last holder committed.
@@ -154,7 +173,7 @@ statements! {
 
     // Events and stream rows of a batch, and one notification. Tags travel as JSON, never as an
     // array literal.
-    store = "WITH events AS (INSERT INTO {s}.event \
+    store = concat!("WITH events AS (INSERT INTO {s}.event \
           (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at, erased_at) \
         SELECT q.position, q.category, q.key, q.version, q.id, q.name, q.schema_version, \
           q.payload::jsonb, q.metadata::jsonb, \
@@ -163,16 +182,8 @@ statements! {
         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], \
             $7::int[], $8::text[], $9::text[], $10::text[], $12::boolean[]) \
           AS q(position, category, key, version, id, name, schema_version, payload, metadata, tags, erased)), \
-      streams AS (INSERT INTO {s}.stream AS t \
-          (category, key, version, state, tags, first_position, last_position) \
-        SELECT q.category, q.key, q.version, q.state, \
-          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
-          q.first_position, q.last_position \
-        FROM unnest($13::text[], $14::text[], $15::bigint[], $16::text[], $17::text[], $18::bigint[], $19::bigint[]) \
-          AS q(category, key, version, state, tags, first_position, last_position) \
-        ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
-          tags = excluded.tags, first_position = excluded.first_position, last_position = excluded.last_position) \
-      SELECT pg_notify({channel}, $20)";
+      streams AS (", upsert_streams!("$13::text[], $14::text[], $15::bigint[], $16::text[], $17::text[], \
+        $18::bigint[], $19::bigint[]"), ") SELECT pg_notify({channel}, $20)");
 
     // What a chunk of an import needs to know. Its ids can be stored only up to the largest stored.
     import_facts = "SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
@@ -190,16 +201,8 @@ statements! {
     import_events = concat!("COPY {s}.event (", import_columns!(), ") FROM STDIN (FORMAT binary)");
 
     // The stream rows of a chunk, and one notification.
-    import_streams = "WITH streams AS (INSERT INTO {s}.stream AS t \
-          (category, key, version, state, tags, first_position, last_position) \
-        SELECT q.category, q.key, q.version, q.state, \
-          CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
-          q.first_position, q.last_position \
-        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[]) \
-          AS q(category, key, version, state, tags, first_position, last_position) \
-        ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
-          tags = excluded.tags, first_position = excluded.first_position, last_position = excluded.last_position) \
-      SELECT pg_notify({channel}, $8)";
+    import_streams = concat!("WITH streams AS (", upsert_streams!("$1::text[], $2::text[], $3::bigint[], \
+        $4::text[], $5::text[], $6::bigint[], $7::bigint[]"), ") SELECT pg_notify({channel}, $8)");
 
     notify = "SELECT pg_notify({channel}, $1)";
 

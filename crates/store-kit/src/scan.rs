@@ -80,29 +80,29 @@ impl Scan {
                 }));
             }
         }
-        let id_at = |position: Position| match at(position) {
-            Some(row) => row.id(),
-            None if position == proof.position => proof.event_id,
-            None => EventId::NIL,
-        };
-        let mut events: Vec<_> = rows
-            .iter()
-            // The row at `low` is only proof: in a backward query it begins the next page.
-            .filter(|row| row.position() > self.low && query.matches(row))
-            .cloned()
-            .collect();
+        let [low, high] = [self.low, self.high].map(|position| Checkpoint {
+            position,
+            event_id: match at(position) {
+                Some(row) => row.id(),
+                None if position == proof.position => proof.event_id,
+                None => EventId::NIL,
+            },
+        });
+        let mut events = rows;
+        // The row at `low` is only proof: in a backward query it begins the next page.
+        events.retain(|row| row.position() > self.low && query.matches(row));
         let full = events.len() >= self.limit;
         events.truncate(self.limit);
-        let last = events.last().map(RecordedEvent::position).filter(|_| full);
+        let last = events
+            .last()
+            .map(RecordedEvent::checkpoint)
+            .filter(|_| full);
         let rest = query.limit.map(|limit| limit - events.len());
         let (checkpoint, next) = match query.direction {
             Direction::Forward => {
-                let reached = last.unwrap_or(if self.limit == 0 { self.low } else { self.high });
+                let checkpoint = last.unwrap_or(if self.limit == 0 { low } else { high });
+                let reached = checkpoint.position;
                 let end = query.up_to.map_or(self.head, |bound| bound.min(self.head));
-                let checkpoint = Checkpoint {
-                    position: reached,
-                    event_id: id_at(reached),
-                };
                 let mut next = query.clone().after(checkpoint);
                 next.limit = rest;
                 (
@@ -111,7 +111,7 @@ impl Scan {
                 )
             }
             Direction::Backward => {
-                let reached = last.map_or(self.low, |position| Position::new(position.get() - 1));
+                let reached = last.map_or(self.low, |last| Position::new(last.position.get() - 1));
                 let mut next = query.clone().up_to(reached);
                 next.limit = rest;
                 (

@@ -18,16 +18,13 @@ use crate::{
     append::{column, storable},
     error::store_error,
     read::{Decoder, PAGE_BYTES, Reader},
+    ring::weight,
     session::{Lease, Pool, retry},
     sql::Statements,
 };
 
 /// How many events one of many gets at most; longer streams go on by pages of their own.
 const TOGETHER: i64 = 100;
-
-/// Columns of the statements.
-const PAYLOAD: usize = 8;
-const METADATA: usize = 9;
 
 /// A page of one stream, forward, without other restrictions than versions.
 #[derive(Debug)]
@@ -130,6 +127,9 @@ struct Found {
     proof: Option<EventId>,
 }
 
+/// What was found for each load, and where the log ends.
+type Answer = (Vec<Found>, Checkpoint);
+
 /// Reads pages of single streams.
 #[derive(Debug)]
 pub(crate) struct Loads {
@@ -144,7 +144,11 @@ impl Loads {
         i64::try_from(self.reader.page).unwrap_or(i64::MAX)
     }
 
-    async fn rows_of_one(&self, load: &Load) -> Result<Option<Vec<PgRow>>, Error> {
+    async fn answer_one(
+        &self,
+        load: &Load,
+        page: i64,
+    ) -> Result<Option<Result<Answer, StoreError>>, Error> {
         let mut lease = Lease::of(&self.pool).await?;
         let statement = match load.is_first() {
             true => &self.sql.load,
@@ -155,19 +159,19 @@ impl Loads {
             .bind(load.stream.key())
             .bind(load.low())
             .bind(load.high())
-            .bind(load.limit(self.page()));
+            .bind(load.limit(page));
         if !load.is_first() {
             query = query.bind(load.query.after.position.get());
         }
-        let rows = bounded(query.fetch(&mut *lease)).await;
-        give_back(lease, rows).await
+        let answer = decode(query.fetch(&mut *lease), 1).await;
+        give_back(lease, answer).await
     }
 
-    async fn rows_of_many(
+    async fn answer_many(
         &self,
         loads: &[Arc<Load>],
         page: i64,
-    ) -> Result<Option<Vec<PgRow>>, Error> {
+    ) -> Result<Option<Result<Answer, StoreError>>, Error> {
         let mut lease = Lease::of(&self.pool).await?;
         let query = sqlx::query(self.sql.load_many.text())
             .bind(column(loads, |load| load.stream.category()))
@@ -175,8 +179,8 @@ impl Loads {
             .bind(column(loads, |load| load.low()))
             .bind(column(loads, |load| load.high()))
             .bind(column(loads, |load| load.limit(page)));
-        let rows = bounded(query.fetch(&mut *lease)).await;
-        give_back(lease, rows).await
+        let answer = decode(query.fetch(&mut *lease), loads.len()).await;
+        give_back(lease, answer).await
     }
 }
 
@@ -188,28 +192,29 @@ impl BatchReader for Loads {
 
     async fn one(&self, load: &Load) -> Result<Page, StoreError> {
         let span = tracing::debug_span!("backstory.postgres.read");
-        let rows = retry(&self.pool, || Box::pin(self.rows_of_one(load)))
+        let page = self.page();
+        let answer = retry(&self.pool, || Box::pin(self.answer_one(load, page)))
             .instrument(span)
             .await
             .map_err(store_error)?;
-        let Some(rows) = rows else {
+        let Some(answer) = answer else {
             // Too much for one page: the ordinary way cuts it.
             return self.reader.read(&load.query).await;
         };
-        let (mut found, head) = decode(&rows, 1)?;
-        load.page(found.pop().unwrap_or_default(), head, self.page())
+        let (mut found, head) = answer?;
+        load.page(found.pop().unwrap_or_default(), head, page)
     }
 
     async fn many(&self, loads: &[Arc<Load>]) -> Option<Vec<Page>> {
         let page = self.page().min(TOGETHER);
         let span = tracing::debug_span!("backstory.postgres.read", loads = loads.len());
-        let rows = retry(&self.pool, || Box::pin(self.rows_of_many(loads, page)))
+        let answer = retry(&self.pool, || Box::pin(self.answer_many(loads, page)))
             .instrument(span)
             .await;
-        let rows = rows.inspect_err(|error| {
+        let answer = answer.inspect_err(|error| {
             tracing::debug!(%error, loads = loads.len(), "each is read on its own");
         });
-        let (found, head) = decode(&rows.ok()??, loads.len()).ok()?;
+        let (found, head) = answer.ok()??.ok()?;
         let pages = loads.iter().zip(found);
         pages
             .map(|(load, found)| load.page(found, head, page).ok())
@@ -217,49 +222,50 @@ impl BatchReader for Loads {
     }
 }
 
-/// The rows, unless they are more than a page may hold in bytes.
-async fn bounded(
+/// What belongs to each of so many loads, and the end of the log, which has number 0: decoded as the
+/// rows come, while the server makes the next. Nothing when they are more than a page may hold in
+/// bytes.
+async fn decode(
     mut rows: impl Stream<Item = Result<PgRow, Error>> + Unpin,
-) -> Result<Option<Vec<PgRow>>, Error> {
-    let (mut taken, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.try_next().await? {
-        let content = [PAYLOAD, METADATA].map(|column| row.try_get::<&str, _>(column));
-        for text in content {
-            bytes += text?.len();
-        }
-        taken.push(row);
-        if bytes > PAGE_BYTES && taken.len() > 1 {
-            return Ok(None);
-        }
-    }
-    Ok(Some(taken))
-}
-
-/// Gives the connection back, unless rows are still to come on it.
-async fn give_back<T>(lease: Lease, rows: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
-    match rows {
-        Ok(None) => Ok(None),
-        rows => lease.done_with(rows).await,
-    }
-}
-
-/// What belongs to each of so many loads, and the end of the log, which has number 0.
-fn decode(rows: &[PgRow], loads: usize) -> Result<(Vec<Found>, Checkpoint), StoreError> {
+    loads: usize,
+) -> Result<Option<Result<Answer, StoreError>>, Error> {
     let mut decoder = Decoder::default();
     let mut found: Vec<_> = (0..loads).map(|_| Found::default()).collect();
     let mut head = Checkpoint::START;
-    for row in rows {
-        let number: i64 = row.try_get(0).map_err(store_error)?;
+    let (mut taken, mut bytes) = (0, 0);
+    let mut damage = None;
+    while let Some(row) = rows.try_next().await? {
+        let number: i64 = row.try_get(0)?;
         let index = usize::try_from(number.abs() - 1).ok();
         match index.and_then(|index| found.get_mut(index)) {
-            None => head = place(row).map_err(store_error)?,
-            Some(load) if number < 0 => {
-                load.proof = Some(place(row).map_err(store_error)?.event_id)
-            }
-            Some(load) => load.events.extend(decoder.decode(row)?),
+            None => head = place(&row)?,
+            Some(load) if number < 0 => load.proof = Some(place(&row)?.event_id),
+            Some(load) => match decoder.decode(&row) {
+                Ok(event) => {
+                    bytes += event.as_ref().map_or(0, weight);
+                    load.events.extend(event);
+                }
+                // The connection is given back when all rows were taken.
+                Err(error) => damage = damage.or(Some(error)),
+            },
+        }
+        taken += 1;
+        if bytes > PAGE_BYTES && taken > 1 {
+            return Ok(None);
         }
     }
-    Ok((found, head))
+    Ok(Some(match damage {
+        Some(error) => Err(error),
+        None => Ok((found, head)),
+    }))
+}
+
+/// Gives the connection back, unless rows are still to come on it.
+async fn give_back<T>(lease: Lease, answer: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(None) => Ok(None),
+        answer => lease.done_with(answer).await,
+    }
 }
 
 fn place(row: &PgRow) -> Result<Checkpoint, Error> {

@@ -1,6 +1,7 @@
 //! Pages of events, one statement each.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc,
@@ -159,7 +160,9 @@ impl Reader {
         let read = async {
             let mut lease = Lease::of(&self.pool).await?;
             let mut found = Found::default();
-            let result = found.take(statement.build().fetch(&mut *lease)).await;
+            let result = found
+                .take(statement.build().fetch(&mut *lease), query.direction)
+                .await;
             if found.cut || matches!(result, Ok(Err(_))) {
                 // There may be much more to come on this connection: it is not given back.
                 return result.map(|taken| taken.map(|()| found));
@@ -193,6 +196,7 @@ impl Found {
     async fn take(
         &mut self,
         mut rows: impl Stream<Item = Result<PgRow, Error>> + Unpin,
+        direction: Direction,
     ) -> Result<Result<(), StoreError>, Error> {
         let mut decoder = Decoder::default();
         while let Some(row) = rows.try_next().await? {
@@ -208,6 +212,14 @@ impl Found {
             if self.bytes > PAGE_BYTES && self.events.len() > 1 {
                 self.cut = true;
                 break;
+            }
+        }
+        // They come in order, but for the ends if the server works in parallel: that is quick.
+        match direction {
+            Direction::Forward => self.events.sort_by_key(RecordedEvent::position),
+            Direction::Backward => {
+                let position = |event: &RecordedEvent| Reverse(event.position());
+                self.events.sort_by_key(position);
             }
         }
         Ok(Ok(()))
@@ -262,9 +274,13 @@ pub(crate) fn statement(
          SELECT bounds.head, r.position, r.category, r.key, r.version, r.id, r.name, r.schema_version, \
            r.payload::text, r.metadata::text, r.tags, r.recorded_at, r.erased_at, r.transform \
          FROM bounds LEFT JOIN LATERAL ( \
-           SELECT e.* FROM {s}.event e WHERE e.position = ANY (ARRAY[bounds.low, bounds.high]) \
-           UNION ALL (",
+           SELECT e.* FROM {s}.event e WHERE e.position = ",
     ));
+    let (first, last) = match query.direction {
+        Direction::Forward => ("bounds.low", "bounds.high"),
+        Direction::Backward => ("bounds.high", "bounds.low"),
+    };
+    sql.push(first).push(" UNION ALL (");
     match streams {
         None => {
             sql.push(schema.sql(
@@ -282,26 +298,30 @@ pub(crate) fn statement(
             sql.push(schema.sql(
                 ") AS q(category, key) CROSS JOIN LATERAL (SELECT e.* FROM {s}.event e \
                  WHERE e.category = q.category AND e.key = q.key \
-                   AND e.position > bounds.low AND e.position < bounds.high",
+                   AND e.position + 0 > bounds.low AND e.position + 0 < bounds.high",
             ));
-            // A page begins where the one before ended: its last event tells the version.
+            // `+ 0`: the index of positions is no way to a stream. A page begins where the one before ended: its last event tells the version.
             let (sign, bound, none) = if descending {
                 ("<", "least(bounds.high, 9223372036854775806) + 1", i64::MAX)
             } else {
                 (">", "bounds.low", 0)
             };
             sql.push(schema.sql(&format!(
-                " AND e.version {sign} coalesce((SELECT b.version FROM {{s}}.event b \
-                 WHERE b.position = {bound} AND b.category = q.category AND b.key = q.key), {none})",
+                " AND e.version {sign} coalesce((SELECT CASE WHEN b.category = q.category AND b.key = q.key \
+                   THEN b.version END FROM {{s}}.event b WHERE b.position = {bound}), {none})",
             )));
             restrict(&mut sql, query);
-            sql.push(format_args!(" ORDER BY e.version{order} LIMIT "));
+            // A limit that the planner cannot see: it walks along the index, and never sorts a stream.
+            sql.push(format_args!(" ORDER BY e.version{order} LIMIT (SELECT "));
             sql.push_bind(limit);
-            sql.push(format_args!(") f ORDER BY f.position{order} LIMIT "));
+            sql.push(format_args!(")) f ORDER BY f.position{order} LIMIT "));
             sql.push_bind(limit);
         }
     }
-    sql.push(format_args!(")) r ON true ORDER BY r.position{order}"));
+    // No ORDER BY around it: the server would finish all rows before it sends the first.
+    sql.push(schema.sql(&format!(
+        ") UNION ALL SELECT e.* FROM {{s}}.event e WHERE e.position = {last} AND bounds.low <> bounds.high) r ON true",
+    )));
     sql
 }
 

@@ -234,12 +234,13 @@ statements! {
           ORDER BY e.version LIMIT $5) UNION ALL ", end!());
 
     // The same behind the event at $6, which is its proof, as number -1. A page begins where the
-    // one before ended: that event tells the version. `+ 0`: the index of positions is no way to
-    // them in the order of versions.
+    // one before ended: that event tells the version; it is found by its position, not by going through
+    // its stream, hence the CASE. `+ 0`: the index of positions is no way to them in the order of
+    // versions.
     load_on = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \
           WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 \
-            AND e.position + 0 > $6 AND e.version > coalesce((SELECT b.version FROM {s}.event b \
-              WHERE b.position = $6 AND b.category = $1 AND b.key = $2), 0) \
+            AND e.position + 0 > $6 AND e.version > coalesce((SELECT CASE WHEN b.category = $1 AND b.key = $2 THEN b.version END \
+              FROM {s}.event b WHERE b.position = $6), 0) \
           ORDER BY e.version LIMIT $5) \
         UNION ALL (SELECT -1, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL, NULL \
           FROM {s}.event e WHERE e.position = $6 LIMIT 1) UNION ALL ", end!());

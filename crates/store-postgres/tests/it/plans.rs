@@ -8,7 +8,8 @@ use backstory_event::{
 use backstory_projection::{
     Checkpoints, DocumentKey, DocumentList, DocumentStore, DocumentWrite, Step, Target,
 };
-use backstory_store_postgres::PostgresStore;
+use backstory_store_postgres::{PostgresOptions, PostgresStore};
+use backstory_test_postgres::TestDatabase;
 use sqlx::PgConnection;
 
 use crate::kit::{event, fresh, raw, run, scalar, stream};
@@ -182,7 +183,6 @@ async fn a_stream_is_read_by_its_index() {
            '{}', now() FROM generate_series(1, 40000) AS n",
     )
     .await;
-    let fetched = "SELECT (idx_tup_fetch + seq_tup_read)::bigint FROM pg_stat_user_tables WHERE relname = 'event'";
     for analyzed in [false, true] {
         if analyzed {
             run(&mut admin, "ANALYZE backstory.event").await;
@@ -199,22 +199,65 @@ async fn a_stream_is_read_by_its_index() {
                 0,
             ),
         ] {
-            run(&mut admin, "SELECT pg_stat_reset()").await;
-            let reader = PostgresStore::connect(database.url()).await.unwrap();
-            assert_eq!(reader.collect(query.clone()).await.unwrap().len(), expected);
-            reader.close().await;
-            crate::kit::until_count(
-                &mut admin,
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                 AND pid <> pg_backend_pid() AND application_name = 'backstory'",
-                0,
-            )
-            .await;
-            let rows: i64 = scalar(&mut admin, fetched).await;
+            let rows = rows_read(&database, &mut admin, &query, expected).await;
             assert!(
                 rows < 200,
                 "{rows} rows for {query:?}, analyzed: {analyzed}"
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_a_long_stream_go_on_where_they_ended() {
+    let (database, store) = fresh().await;
+    store.close().await;
+    let mut admin = raw(database.url()).await;
+    run(
+        &mut admin,
+        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
+         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
+           metadata, tags, recorded_at) \
+         SELECT n, 'todo', '7', n, gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() \
+           FROM generate_series(1, 10000) AS n",
+    )
+    .await;
+    for analyzed in [false, true] {
+        if analyzed {
+            run(&mut admin, "ANALYZE backstory.event").await;
+        }
+        let all = EventQuery::stream(stream("todo", 7));
+        for query in [all.clone(), all.backward()] {
+            let rows = rows_read(&database, &mut admin, &query, 10_000).await;
+            assert!(
+                rows < 11_000,
+                "{rows} rows for {query:?}, analyzed: {analyzed}"
+            );
+        }
+    }
+}
+
+/// How many rows of events the server looks at for a query, with pages of 500.
+async fn rows_read(
+    database: &TestDatabase,
+    admin: &mut PgConnection,
+    query: &EventQuery,
+    expected: usize,
+) -> i64 {
+    run(admin, "SELECT pg_stat_reset()").await;
+    let options = PostgresOptions::default().with_page(500);
+    let reader = PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap();
+    assert_eq!(reader.collect(query.clone()).await.unwrap().len(), expected);
+    reader.close().await;
+    crate::kit::until_count(
+        admin,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+         AND pid <> pg_backend_pid() AND application_name = 'backstory'",
+        0,
+    )
+    .await;
+    let fetched = "SELECT (idx_tup_fetch + seq_tup_read)::bigint FROM pg_stat_user_tables WHERE relname = 'event'";
+    scalar(admin, fetched).await
 }

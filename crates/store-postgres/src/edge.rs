@@ -10,8 +10,9 @@ use backstory_store_kit::Tail;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
-    read::{Reader, streams_only},
+    read::Reader,
     ring::{self, Ring},
+    statement::streams_only,
 };
 
 /// How long the newest events are kept after the last time that several readers waited for more.

@@ -60,6 +60,7 @@
 
 mod ahead;
 mod append;
+mod decode;
 mod documents;
 mod edge;
 mod error;
@@ -67,6 +68,7 @@ mod guess;
 mod health;
 mod import;
 mod indexes;
+mod jump;
 mod loads;
 mod maintenance;
 mod options;
@@ -80,6 +82,7 @@ mod schema;
 mod session;
 mod snapshots;
 mod sql;
+mod statement;
 mod streams;
 mod tail;
 mod verify;
@@ -116,13 +119,15 @@ use crate::{
     edge::Edge,
     error::store_error,
     health::Listener,
+    jump::Losses,
     loads::{Load, Loads},
     outage::Outage,
-    read::{Reader, Server},
+    read::Reader,
     replica::Replica,
     schema::Schema,
     session::{Pool, Session, retry},
     sql::Statements,
+    statement::Server,
     tail::{Watch, Watcher},
     writer::PostgresWriter,
 };
@@ -246,6 +251,7 @@ impl PostgresStore {
             page: options.page,
             server: Server::Primary,
             weight: Arc::default(),
+            losses: Losses::default(),
         };
         let loads = Loads {
             pool: pool.clone(),

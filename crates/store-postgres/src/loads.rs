@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use crate::{
     append::{column, storable},
+    decode::Decoder,
     error::store_error,
-    read::{Decoder, PAGE_BYTES, Reader},
+    read::{PAGE_BYTES, Reader},
     ring::weight,
     session::{Lease, Pool, retry},
     sql::Statements,

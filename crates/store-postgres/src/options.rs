@@ -181,7 +181,8 @@ impl PostgresOptions {
         self
     }
 
-    /// How many positions one page looks at, at most; 20,000 by default.
+    /// How many positions one page looks at, at most; 20,000 by default. Behind a page with next to
+    /// nothing in it the indexes of names and tags tell what can be left out.
     #[must_use]
     pub fn with_window(mut self, positions: i64) -> Self {
         self.window = positions.max(1);

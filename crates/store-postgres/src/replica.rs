@@ -21,8 +21,9 @@ use crate::{
     edge::Edge,
     error::{store_error, timed_out},
     outage::Outage,
-    read::{Reader, Server, streams_only},
+    read::Reader,
     session::{Lease, Pool, connections},
+    statement::{Server, streams_only},
 };
 
 /// How long the replica may take for a page before the primary is asked.

@@ -232,6 +232,67 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Up to where no event behind a position has these tags. While they are few, all their rows tell. Else it is looked as far
+-- as takes about as long as that look did, which depends on how many they are: their index knows no order.
+CREATE FUNCTION {s}.tag_reach_v1(after_ bigint, end_ bigint, names_ text[], tags_ text[]) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_indexscan = off SET enable_indexonlyscan = off
+SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+DECLARE
+  begun timestamptz := clock_timestamp();
+  many bigint;
+  hit bigint;
+  high bigint;
+BEGIN
+  SELECT count(*), min(f.position) FILTER (WHERE f.position > after_ AND (names_ IS NULL OR f.name = ANY (names_)))
+    INTO many, hit
+    FROM (SELECT e.position, e.name FROM {s}.event e WHERE e.tags <> '{}' AND e.tags @> tags_ LIMIT 2000) f;
+  IF many < 2000 THEN
+    RETURN least(hit - 1, end_);
+  END IF;
+  high := least(end_, after_ + 100000 + (extract(epoch FROM clock_timestamp() - begun) * 50000000)::bigint);
+  -- The first ones found are near the lowest: looked for again below them, there are few or none.
+  FOR attempt IN 1 .. 3 LOOP
+    -- Both indexes, whatever the statistics say of the values: SELECT hides them.
+    SELECT count(*), min(f.position) INTO many, hit
+      FROM (SELECT e.position FROM {s}.event e
+        WHERE e.tags <> '{}' AND e.tags @> (SELECT tags_)
+          AND e.position > (SELECT after_) AND e.position <= (SELECT high) LIMIT 1000) f;
+    high := least(hit - 1, high);
+    IF many < 1000 THEN
+      RETURN high;
+    END IF;
+  END LOOP;
+  RETURN after_;
+END $$;
+
+-- Up to where nothing behind a position can match a filter, at most up to an end: as far as the indexes of names and tags
+-- tell at little cost.
+CREATE FUNCTION {s}.reach_v1(after_ bigint, end_ bigint, looks_ jsonb) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  item record;
+  far bigint;
+BEGIN
+  FOR item IN SELECT * FROM jsonb_to_recordset(looks_) AS q(names text[], tags text[]) LOOP
+    far := after_;
+    IF item.names IS NOT NULL THEN
+      SELECT least(min(f.position) - 1, end_) INTO far
+        FROM unnest(item.names) AS q(name)
+        CROSS JOIN LATERAL (
+          SELECT e.position FROM {s}.event e
+          WHERE e.name = q.name AND e.position > after_
+          ORDER BY e.name, e.position LIMIT 1) f;
+    END IF;
+    IF item.tags IS NOT NULL AND far < end_ THEN
+      far := {s}.tag_reach_v1(far, end_, item.names, item.tags);
+    END IF;
+    end_ := least(far, end_);
+    EXIT WHEN end_ <= after_;
+  END LOOP;
+  RETURN end_;
+END $$;
+
 -- The first position recorded at or after a time; one behind the newest when there is none.
 CREATE FUNCTION {s}.position_at_v1(time_ timestamptz) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

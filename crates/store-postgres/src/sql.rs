@@ -171,6 +171,10 @@ statements! {
         FROM (SELECT 1) AS one LEFT JOIN LATERAL \
           (SELECT e.position, e.id FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
 
+    // Up to where nothing between $1 and $2 can match, the event there, and the one at $1: its proof.
+    reach = "SELECT r.reach, (SELECT e.id FROM {s}.event e WHERE e.position = r.reach), \
+        (SELECT e.id FROM {s}.event e WHERE e.position = $1) FROM {s}.reach_v1($1, $2, $3) AS r(reach)";
+
     // Events and stream rows of a batch, and one notification. Tags travel as JSON, never as an
     // array literal.
     store = concat!("WITH events AS (INSERT INTO {s}.event \

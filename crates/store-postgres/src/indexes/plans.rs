@@ -12,7 +12,7 @@ use sqlx::{
 };
 
 use super::OptionalIndex;
-use crate::{read, schema::Schema, sql::Statements, streams};
+use crate::{schema::Schema, sql::Statements, statement, streams};
 
 // A hundred streams of a category of their own, and few of all else that is looked for.
 const FILL: &str = "INSERT INTO {s}.event (position, category, key, version, id, name, schema_version, payload, \
@@ -59,12 +59,12 @@ impl Statement {
 
     fn page(filter: impl Into<EventFilter>, after: i64) -> Self {
         let query = EventQuery::new(filter.into()).after(Checkpoint::at(Position::new(after)));
-        Self::bound(read::statement(
+        Self::bound(statement::statement(
             &schema(),
             &query,
             20_000,
             1_000,
-            read::Server::Primary,
+            statement::Server::Primary,
         ))
     }
 }

@@ -15,6 +15,7 @@ mod growth;
 mod health;
 mod import;
 mod indexes;
+mod jump;
 mod kit;
 mod loads;
 mod pages;

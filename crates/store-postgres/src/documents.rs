@@ -173,7 +173,7 @@ impl PostgresStore {
         let sql = self.sql();
         let idle = self.options().projection_idle_timeout;
         let mut work = Work::begin(self.pool(), idle).await?;
-        raw_sql(AssertSqlSafe(sql.settle_projection.as_str()))
+        raw_sql(AssertSqlSafe(sql.settle.as_str()))
             .execute(work.connection())
             .await?;
         if !work.step(sql, step).await? {

@@ -175,9 +175,7 @@ impl Guess {
             .collect();
         let looks = looks(appends);
 
-        let call = sqlx::query(sql.append.text())
-            .bind(terms.lock_timeout)
-            .bind(terms.wake);
+        let call = sql.append.query().bind(terms.lock_timeout).bind(terms.wake);
         let row = bind_events(call, events)
             .bind(column(&fresh, |(stream, _)| stream.category()))
             .bind(column(&fresh, |(stream, _)| stream.key()))

@@ -273,7 +273,7 @@ statements! {
     progress = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
         WHERE $1::text IS NULL OR t.projection = $1 ORDER BY t.projection";
 
-    settle_projection = concat!("SELECT ", settings!());
+    settle = concat!("SELECT ", settings!());
 
     // The first step of a projection: its row may not be there yet.
     first_step = "INSERT INTO {s}.progress AS t (projection, position, event_id, epoch) \

@@ -102,54 +102,79 @@ impl PostgresWriter {
         self.options.lock_timeout.min(patience)
     }
 
-    /// One round trip when the batch is what it seems to be, else a look under the lock.
+    /// One call when the batch is what it seems to be, else a look under the lock.
     async fn run(
         &mut self,
         session: &mut Session,
         batch: &[Arc<Append>],
         phase: &mut Phase,
     ) -> Result<(Outcomes, Position), Error> {
+        let pooled = self.options.pooler.is_used();
+        let mut locked = false;
         // What was sent before is probably stored: no use in guessing.
         if self.open.is_none()
-            && !self.options.pooler.is_used()
             && let Some(guess) = Guess::of(batch, &self.versions, self.tail.head())
         {
-            let lock_timeout = self.lock_timeout();
+            let mut lock_timeout = self.lock_timeout();
+            if pooled {
+                // Its settings are those that sessions of our own have.
+                let begin = self.begin(lock_timeout + STATEMENT, self.sql.settle.as_str());
+                let begun = session.begin(&begin);
+                answered(lock_timeout + Duration::from_secs(3), begun).await?;
+                lock_timeout = self.lock_timeout();
+            } else {
+                *phase = Phase::Commit;
+            }
             let terms = Terms {
                 lock_timeout: i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX),
                 wake: self.options.wake == Wake::Listen,
                 waited: &self.lock_wait,
             };
-            *phase = Phase::Commit;
             let connection = &mut session.connection;
             let call = guess.store(connection, &self.sql, batch, terms, &mut self.versions);
             if let Some((outcomes, head)) = answered(lock_timeout + ANSWER, call).await? {
+                if pooled {
+                    *phase = Phase::Commit;
+                    answered(ANSWER, raw_sql("COMMIT").execute(connection)).await?;
+                }
                 return Ok((outcomes, head));
             }
             *phase = Phase::Before;
+            locked = pooled;
+        }
+        if !locked {
+            let lock_timeout = self.lock_timeout();
+            let lock = format!(
+                "SET LOCAL lock_timeout = {}; {}",
+                lock_timeout.as_millis(),
+                self.sql.lock_append.as_str()
+            );
+            let begin = self.begin(STATEMENT, &lock);
+            let begun = Instant::now();
+            let lock = session.begin(&begin);
+            answered(lock_timeout + Duration::from_secs(3), lock).await?;
+            self.lock_wait.record_time(begun.elapsed());
         }
         self.look_and_store(session, batch, phase).await
     }
 
+    /// What a transaction of a batch begins with.
+    fn begin(&self, statement_timeout: Duration, rest: &str) -> String {
+        format!(
+            "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = {}; \
+             SET LOCAL statement_timeout = {}; {rest}",
+            self.options.append_idle_timeout.as_millis(),
+            statement_timeout.as_millis(),
+        )
+    }
+
+    /// Decides and stores a batch in a transaction that has the lock.
     async fn look_and_store(
         &mut self,
         session: &mut Session,
         batch: &[Arc<Append>],
         phase: &mut Phase,
     ) -> Result<(Outcomes, Position), Error> {
-        let lock_timeout = self.lock_timeout();
-        let begin = format!(
-            "SET TRANSACTION READ WRITE; SET LOCAL lock_timeout = {}; \
-             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL statement_timeout = {}; {}",
-            lock_timeout.as_millis(),
-            self.options.append_idle_timeout.as_millis(),
-            STATEMENT.as_millis(),
-            self.sql.lock_append.as_str(),
-        );
-        let lock = session.begin(&begin);
-        let begun = Instant::now();
-        answered(lock_timeout + Duration::from_secs(3), lock).await?;
-        self.lock_wait.record_time(begun.elapsed());
         let connection = &mut session.connection;
         let (decision, before) =
             answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;

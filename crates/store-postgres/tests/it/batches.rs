@@ -16,8 +16,8 @@ use backstory_event::{
     EventStoreExt, ExpectedVersion, Lifecycle, StoreError, StoreErrorKind, StreamId,
 };
 use backstory_store_memory::MemoryStore;
-use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
-use backstory_test_postgres::TestDatabase;
+use backstory_store_postgres::{Pooler, PostgresOptions, PostgresStore, Wake};
+use backstory_test_postgres::{TestCluster, TestPooler};
 use futures::future::{Either, join_all, select};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -48,40 +48,20 @@ const PROBE: &str = "probe";
 
 #[test]
 fn ten_thousand_batches_equal_their_appends_one_after_another() {
-    let lanes: Vec<_> = (0..2)
-        .map(|lane| {
-            thread::spawn(move || {
-                // On one thread all appends of a batch are queued before the writer's turn.
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
-                runtime.block_on(async {
-                    let database = TestDatabase::create().await;
-                    let url = database.url();
-                    let mut clients = Clients {
-                        client: raw(url).await,
-                        watch: raw(url).await,
-                    };
-                    let mut counts = Counts::new();
-                    for seed in (lane..LOGS).step_by(2) {
-                        run_log(url, &mut clients, seed, &mut counts).await;
-                    }
-                    counts
-                })
-            })
-        })
-        .collect();
-    let mut counts = Counts::new();
-    for lane in lanes {
-        match lane.join() {
-            Ok(lane) => lane
-                .into_iter()
-                .for_each(|(name, count)| *counts.entry(name).or_default() += count),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
+    let counts = run_logs(LOGS, Pooler::None);
     assert!(counts["batches"] >= 10_000, "{counts:?}");
+    assert_all_kinds(&counts, 100);
+}
+
+#[test]
+fn batches_behind_a_pooler_equal_their_appends_one_after_another() {
+    // The first two are wild, the others calm.
+    let counts = run_logs(4, Pooler::Transaction);
+    assert_all_kinds(&counts, 10);
+}
+
+/// All kinds of outcomes have been there.
+fn assert_all_kinds(counts: &Counts, least: usize) {
     for kind in [
         "stored",
         "again",
@@ -98,8 +78,65 @@ fn ten_thousand_batches_equal_their_appends_one_after_another() {
         "overtaken",
     ] {
         let count = counts.get(kind).copied().unwrap_or_default();
-        assert!(count > 100, "{kind}: {counts:?}");
+        assert!(count > least, "{kind}: {counts:?}");
     }
+}
+
+fn run_logs(logs: u64, pooler: Pooler) -> Counts {
+    let lanes: Vec<_> = (0..2)
+        .map(|lane| {
+            thread::spawn(move || {
+                // On one thread all appends of a batch are queued before the writer's turn.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let cluster = TestCluster::shared().await;
+                    let database = cluster.create_database().await;
+                    let url = database.url();
+                    let bouncer = match pooler {
+                        Pooler::None => None,
+                        _ => Some(TestPooler::start(cluster).await),
+                    };
+                    let place = Place {
+                        url: url.to_owned(),
+                        stores: match &bouncer {
+                            None => url.to_owned(),
+                            Some(bouncer) => bouncer.url(url),
+                        },
+                        pooler,
+                    };
+                    let mut clients = Clients {
+                        client: raw(url).await,
+                        watch: raw(url).await,
+                    };
+                    let mut counts = Counts::new();
+                    for seed in (lane..logs).step_by(2) {
+                        run_log(&place, &mut clients, seed, &mut counts).await;
+                    }
+                    counts
+                })
+            })
+        })
+        .collect();
+    let mut counts = Counts::new();
+    for lane in lanes {
+        match lane.join() {
+            Ok(lane) => lane
+                .into_iter()
+                .for_each(|(name, count)| *counts.entry(name).or_default() += count),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+    counts
+}
+
+/// Where the logs are, and the way of their stores to it.
+struct Place {
+    url: String,
+    stores: String,
+    pooler: Pooler,
 }
 
 /// Connections of another process, and one to look at the locks.
@@ -108,10 +145,10 @@ struct Clients {
     watch: PgConnection,
 }
 
-async fn run_log(url: &str, clients: &mut Clients, seed: u64, counts: &mut Counts) {
+async fn run_log(place: &Place, clients: &mut Clients, seed: u64, counts: &mut Counts) {
     let is_calm = seed % 4 >= 2;
     let keys = if is_calm { 8 } else { 2 };
-    let mut twins = Twins::new(url, seed, keys, std::mem::take(counts)).await;
+    let mut twins = Twins::new(place, seed, keys, std::mem::take(counts)).await;
     for number in 0..BATCHES {
         let what = format!("seed {seed}, batch {number}");
         let dice = &mut twins.generator.dice;
@@ -152,17 +189,21 @@ struct Twins {
 }
 
 impl Twins {
-    async fn new(url: &str, seed: u64, keys: usize, counts: Counts) -> Self {
+    async fn new(place: &Place, seed: u64, keys: usize, counts: Counts) -> Self {
+        let url = &*place.url;
         let schema = format!("log_{seed}");
         let options = PostgresOptions::default()
             .with_schema(&schema)
+            .with_pooler(place.pooler)
             .with_readers(1)
             .with_wake(Wake::Off)
             .with_deadline(Duration::from_secs(60))
             .with_lock_timeout(Duration::from_secs(20));
-        let open = PostgresStore::connect_with(url, options.clone());
+        let open = PostgresStore::connect_with(&place.stores, options.clone());
         let store = open.await.unwrap();
-        let other = PostgresStore::connect_with(url, options).await.unwrap();
+        let other = PostgresStore::connect_with(&place.stores, options)
+            .await
+            .unwrap();
         let taster = format!(
             "CREATE FUNCTION {schema}.spit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
                RAISE EXCEPTION USING ERRCODE = substr(NEW.name, 8), MESSAGE = 'no'; \
@@ -179,6 +220,7 @@ impl Twins {
             url: url.to_owned(),
             waiters: format!(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
                  AND (classid::bigint << 32 | objid::bigint) = hashtextextended('backstory:{schema}', 0)"
             ),
             schema,

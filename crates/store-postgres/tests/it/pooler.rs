@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use backstory_aggregate::{SnapshotRecord, SnapshotStore};
 use backstory_conformance::Fixture;
 use backstory_event::{
-    Checkpoint, Envelope, Event, EventFilter, EventStore, EventStoreExt, Payload, Position,
+    Append, Checkpoint, Envelope, Event, EventFilter, EventStore, EventStoreExt, ExpectedVersion,
+    Payload, Position,
 };
 use backstory_projection::{
     self as projection, DocumentReader, Documents, Projection, Projector, Schedule,
@@ -19,7 +20,9 @@ use sqlx::{
 };
 use tokio::sync::OnceCell;
 
-use crate::kit::{assert_stored_once, eventually, log, one, raw, run, scalar, stream, within};
+use crate::kit::{
+    assert_stored_once, event, eventually, log, one, raw, run, scalar, stream, until_count, within,
+};
 
 pub(crate) fn pooled() -> PostgresOptions {
     PostgresOptions::default().with_pooler(Pooler::Transaction)
@@ -47,10 +50,13 @@ impl Fixture for Pooled {
 
 /// One pooler for all suites, with two connections to each database.
 async fn fixture() -> Pooled {
+    through_pooler(TestCluster::shared().await.create_database().await).await
+}
+
+async fn through_pooler(database: TestDatabase) -> Pooled {
     static SHARED: OnceCell<TestPooler> = OnceCell::const_new();
     let cluster = TestCluster::shared().await;
     let pooler = SHARED.get_or_init(|| TestPooler::start(cluster)).await;
-    let database = cluster.create_database().await;
     let url = pooler.url(database.url());
     Pooled {
         store: PostgresStore::connect_with(&url, pooled()).await.unwrap(),
@@ -178,6 +184,37 @@ async fn many_callers_append_subscribe_and_project_through_two_connections() {
     let verification = store.verify().await.unwrap();
     assert!(verification.is_sound(), "{verification}");
     projector.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_that_is_what_it_seems_to_be_is_stored_by_one_call() {
+    const BATCHES: i64 = 20;
+    let database = TestCluster::shared().await.create_database().await;
+    let mut direct = raw(database.url()).await;
+    let name: String = scalar(&mut direct, "SELECT current_database()::text").await;
+    let count = format!("ALTER DATABASE \"{name}\" SET track_functions = 'pl'");
+    run(&mut direct, &count).await;
+    let fixture = through_pooler(database).await;
+    let store = &fixture.store;
+    for number in 0..BATCHES {
+        store.append(one(&stream("todo", number))).await.unwrap();
+    }
+    // A refusal is proved by the same call.
+    let taken = Append::to(
+        stream("todo", 1),
+        ExpectedVersion::NoStream,
+        [event("todo.added")],
+    );
+    let error = store.append(taken).await.unwrap_err();
+    assert!(error.is_conflict(), "{error:?}");
+    store.close().await;
+    let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions \
+        WHERE funcname = 'append_v1'";
+    until_count(&mut direct, calls, BATCHES + 1).await;
+    let looks = "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_user_indexes \
+        WHERE indexrelname = 'event_id_key'";
+    // That of the refused append: whether it is stored already.
+    until_count(&mut direct, looks, 1).await;
 }
 
 /// A backend, and what its next client sees.

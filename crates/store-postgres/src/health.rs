@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::{
     PostgresStore, Wake,
     error::{breaks_connection, sqlstate, store_error, timed_out},
+    holder::LockHolder,
     schema::VERSION,
     session::Lease,
 };
@@ -31,20 +32,6 @@ const SERVER: &str = "SELECT current_setting('server_version'), pg_is_in_recover
 const LOG: &str = "SELECT m.version, m.readable_from, \
       (SELECT coalesce(max(e.position), 0) FROM {s}.event e) \
     FROM {s}.migration m ORDER BY m.version DESC LIMIT 1";
-
-/// Who holds the lock of the log while others wait for it.
-const LOCK: &str = "WITH locks AS (SELECT * FROM pg_locks l \
-      WHERE l.locktype = 'advisory' AND l.objsubid = 1 \
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-        AND l.classid = (({lock} >> 32) & 4294967295)::oid AND l.objid = ({lock} & 4294967295)::oid) \
-    SELECT l.pid, a.application_name, a.state, p.gid, \
-      (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000000)::bigint, \
-      (SELECT count(*) FROM locks w WHERE NOT w.granted) \
-    FROM locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-    LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL \
-      AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid' \
-    LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid \
-    WHERE l.granted AND EXISTS (SELECT FROM locks w WHERE NOT w.granted) LIMIT 1";
 
 /// The numbers of a store since it was opened, by [`PostgresStore::stats`].
 #[derive(Debug, Clone, Serialize)]
@@ -145,24 +132,6 @@ pub struct SchemaHealth {
     pub readable_from: i32,
     /// The version that this program knows.
     pub known: i32,
-}
-
-/// Who holds the lock of the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct LockHolder {
-    /// Its process at the server; `None` for a prepared transaction.
-    pub pid: Option<i32>,
-    /// Its `application_name`, as far as the role may see it.
-    pub application: Option<String>,
-    /// What it does, as `pg_stat_activity` names it: `idle in transaction`.
-    pub state: Option<String>,
-    /// The name of the prepared transaction, if it is one.
-    pub prepared: Option<String>,
-    /// The age of its transaction, in microseconds.
-    pub age_micros: Option<i64>,
-    /// How many sessions wait for it.
-    pub waiting: i64,
 }
 
 /// What the server said.
@@ -306,16 +275,8 @@ impl PostgresStore {
             });
             answer.head = Some(Position::new(log.try_get(2)?));
         }
-        if let Some(lock) = row(connection, &self.schema().sql(LOCK)).await? {
-            answer.lock = Some(LockHolder {
-                pid: lock.try_get(0)?,
-                application: lock.try_get(1)?,
-                state: lock.try_get(2)?,
-                prepared: lock.try_get(3)?,
-                age_micros: lock.try_get(4)?,
-                waiting: lock.try_get(5)?,
-            });
-        }
+        let holder = LockHolder::find(connection, self.sql()).await?;
+        answer.lock = holder.filter(|holder| holder.waiting > 0);
         Ok(())
     }
 }

@@ -66,6 +66,7 @@ mod edge;
 mod error;
 mod guess;
 mod health;
+mod holder;
 mod import;
 mod indexes;
 mod jump;
@@ -102,9 +103,10 @@ use backstory_event::{
 use backstory_store_kit::{BatchReader, Coalescer, CoalescerOptions, Tail, Writer};
 pub use backstory_store_kit::{Conflicts, Distribution, Refusals, WriterOptions, WriterStats};
 pub use health::{
-    ListenerState, ListenerStats, LockHolder, PoolStats, PostgresHealth, PostgresStats,
-    SchemaHealth, ServerHealth,
+    ListenerState, ListenerStats, PoolStats, PostgresHealth, PostgresStats, SchemaHealth,
+    ServerHealth,
 };
+pub use holder::LockHolder;
 pub use import::{ImportError, Imported};
 pub use indexes::{IndexChange, IndexInfo, IndexState, OptionalIndex};
 pub use maintenance::Maintenance;

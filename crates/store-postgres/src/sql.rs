@@ -219,18 +219,19 @@ statements! {
     release_claims = "DELETE FROM {s}.claim t USING unnest($1::text[], $2::text[]) AS q(scope, value) \
         WHERE t.scope = q.scope AND t.value = q.value";
 
-    // Who holds the lock of the log: a session, or a prepared transaction.
-    lock_holder = "SELECT l.pid, a.application_name, a.state, \
-          extract(epoch FROM clock_timestamp() - a.xact_start)::float8, p.gid, \
-          extract(epoch FROM clock_timestamp() - p.prepared)::float8 \
-        FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+    // Who holds the lock of the log, a session or a prepared transaction, and how many wait for it.
+    lock_holder = "WITH locks AS (SELECT * FROM pg_locks l \
+          WHERE l.locktype = 'advisory' AND l.objsubid = 1 \
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+            AND l.classid = (({lock} >> 32) & 4294967295)::oid AND l.objid = ({lock} & 4294967295)::oid) \
+        SELECT l.pid, a.application_name, a.state, p.gid, \
+          (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000000)::bigint, \
+          (SELECT count(*) FROM locks w WHERE NOT w.granted) \
+        FROM locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
         LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL \
           AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid' \
         LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid \
-        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-          AND l.classid = (({lock} >> 32) & 4294967295)::oid AND l.objid = ({lock} & 4294967295)::oid \
-        LIMIT 1";
+        WHERE l.granted LIMIT 1";
 
     // The first events of streams, by number, and the end of the log as number 0.
     load = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \

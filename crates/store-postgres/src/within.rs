@@ -9,8 +9,8 @@ use crate::{
     PostgresStore,
     append::{decide_batch, store},
     error::{sqlstate, store_error},
+    holder::lock_holder,
     session::{Lease, retry},
-    writer::lock_holder,
 };
 
 /// An append in a transaction that is not committed yet. It becomes a receipt by

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use backstory_event::{Append, EventId, Position, StoreError, StoreErrorKind};
 use backstory_store_kit::{BatchWriter, Histogram, Tail, WriteFailure};
-use sqlx::{AssertSqlSafe, Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
+use sqlx::{Error, postgres::PgConnectOptions, raw_sql};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
@@ -14,6 +14,7 @@ use crate::{
     append::{Outcomes, decide_batch, store},
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
     guess::{Guess, Terms, Versions},
+    holder::lock_holder,
     session::{Backend, Session, jitter},
     sql::Statements,
 };
@@ -296,30 +297,4 @@ pub(crate) async fn answered<T>(
         Ok(result) => result,
         Err(_) => Err(timed_out("the server did not answer")),
     }
-}
-
-/// Names who holds the lock of the log.
-pub(crate) async fn lock_holder(connection: &mut PgConnection, sql: &Statements) -> Option<String> {
-    let look = raw_sql(AssertSqlSafe(sql.lock_holder.as_str())).fetch_optional(connection);
-    let row = answered(Duration::from_secs(2), look).await.ok()??;
-    let pid: Option<i32> = row.try_get(0).ok()?;
-    let name: Option<String> = row.try_get(1).ok()?;
-    let state: Option<String> = row.try_get(2).ok()?;
-    let age: Option<f64> = row.try_get(3).ok()?;
-    let prepared: Option<String> = row.try_get(4).ok()?;
-    let prepared_age: Option<f64> = row.try_get(5).ok()?;
-    Some(match (pid, prepared) {
-        (_, Some(gid)) => format!(
-            "the prepared transaction {gid:?} holds the lock of the log since {:.1} s: COMMIT PREPARED or \
-             ROLLBACK PREPARED it",
-            prepared_age.unwrap_or_default()
-        ),
-        (Some(pid), None) => format!(
-            "process {pid} (application {:?}, {}) holds the lock of the log; its transaction is {:.1} s old",
-            name.unwrap_or_default(),
-            state.unwrap_or_else(|| "state unknown".to_owned()),
-            age.unwrap_or_default()
-        ),
-        (None, None) => "an unknown session holds the lock of the log".to_owned(),
-    })
 }

@@ -23,9 +23,10 @@ use crate::{
     PostgresOptions, PostgresStore,
     append::{column, list, tags_json},
     error::{Class, breaks_connection, class, kind, sqlstate, store_error},
+    holder::lock_holder,
     session::{Backend, Session, jitter},
     sql::Statements,
-    writer::{ANSWER, STATEMENT, answered, lock_holder},
+    writer::{ANSWER, STATEMENT, answered},
 };
 
 /// Bytes of one message of a COPY.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::{Error, PgConnection, Row};
+use sqlx::{Error, FromRow, PgConnection, postgres::PgRow};
 
 use super::{FindingKind, Report, Subject};
 use crate::schema::{Schema, VERSION};
@@ -42,22 +42,29 @@ pub(super) async fn check(
     Ok(())
 }
 
+/// What the catalog says of a schema.
+async fn rows<R>(
+    connection: &mut PgConnection,
+    text: &'static str,
+    schema: &Schema,
+) -> Result<Vec<R>, Error>
+where
+    R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let query = sqlx::query_as(text).persistent(false);
+    query.bind(schema.name()).fetch_all(connection).await
+}
+
 async fn guards(
     connection: &mut PgConnection,
     schema: &Schema,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let mut found = HashMap::new();
-    for row in sqlx::query(TRIGGERS)
-        .persistent(false)
-        .bind(schema.name())
-        .fetch_all(connection)
-        .await?
-    {
-        let (name, kind, armed): (String, i32, bool) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        found.insert(name, (kind, armed));
-    }
+    let rows: Vec<(String, i32, bool)> = rows(connection, TRIGGERS, schema).await?;
+    let rows = rows.into_iter();
+    let found: HashMap<_, _> = rows
+        .map(|(name, kind, armed)| (name, (kind, armed)))
+        .collect();
     for (name, wanted) in GUARDS {
         let subject = Subject::Object(name.to_owned());
         match found.get(name) {
@@ -81,18 +88,11 @@ async fn functions(
     text: &str,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let mut found = HashMap::new();
-    for row in sqlx::query(FUNCTIONS)
-        .persistent(false)
-        .bind(schema.name())
-        .fetch_all(connection)
-        .await?
-    {
-        let name: String = row.try_get(0)?;
-        let (body, definer, path): (String, bool, bool) =
-            (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-        found.insert(name, (body, definer, path));
-    }
+    let rows: Vec<(String, String, bool, bool)> = rows(connection, FUNCTIONS, schema).await?;
+    let rows = rows.into_iter();
+    let found: HashMap<_, _> = rows
+        .map(|(name, body, definer, path)| (name, (body, definer, path)))
+        .collect();
     for function in declared_functions(schema, text) {
         let subject = Subject::Object(function.name.to_owned());
         match found.get(function.name) {
@@ -120,17 +120,11 @@ async fn indexes(
     text: &str,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let mut found = HashMap::new();
-    for row in sqlx::query(INDEXES)
-        .persistent(false)
-        .bind(schema.name())
-        .fetch_all(connection)
-        .await?
-    {
-        let (name, valid, unique): (String, bool, bool) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        found.insert(name, (valid, unique));
-    }
+    let rows: Vec<(String, bool, bool)> = rows(connection, INDEXES, schema).await?;
+    let rows = rows.into_iter();
+    let found: HashMap<_, _> = rows
+        .map(|(name, valid, unique)| (name, (valid, unique)))
+        .collect();
     for (name, unique) in declared_indexes(schema, text) {
         let detail = match found.get(&name) {
             None => "there is no such index",

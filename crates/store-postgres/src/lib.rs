@@ -252,6 +252,7 @@ impl PostgresStore {
             window: options.window,
             page: options.page,
             server: Server::Primary,
+            tail: Some(tail.clone()),
             weight: Arc::default(),
             losses: Losses::default(),
         };

@@ -12,7 +12,7 @@ use std::{
 use backstory_event::{
     Checkpoint, Direction, EventId, EventQuery, Page, Position, RecordedEvent, StoreError,
 };
-use backstory_store_kit::Scan;
+use backstory_store_kit::{Scan, Tail};
 use chrono::{DateTime, Utc};
 use futures::{Stream, TryStreamExt};
 use sqlx::{Error, Row, postgres::PgRow};
@@ -33,6 +33,8 @@ use crate::{
 pub(crate) const PAGE_BYTES: usize = 8 << 20;
 /// How many events a page is planned for at least.
 const FEWEST: usize = 16;
+/// Near the end of the log so many positions are looked at, whatever the filter is.
+const NEAR: i64 = 128;
 
 /// Reads pages.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub(crate) struct Reader {
     pub(crate) window: i64,
     pub(crate) page: usize,
     pub(crate) server: Server,
+    /// Where the log ends, as far as is known; nothing on a standby.
+    pub(crate) tail: Option<Tail>,
     // About how many bytes an event has, as the last page tells.
     pub(crate) weight: Arc<AtomicUsize>,
     pub(crate) losses: Losses,
@@ -59,17 +63,22 @@ impl Reader {
     pub(crate) async fn page(&self, query: &EventQuery) -> Result<Page, StoreError> {
         let limit = self.limit();
         let begun = Instant::now();
-        let found = retry(&self.pool, || Box::pin(self.found(query, limit)))
-            .await
-            .map_err(store_error)??;
+        let near = self.is_near(query);
+        let read = |near| retry(&self.pool, move || Box::pin(self.found(query, limit, near)));
+        let mut found = read(near).await.map_err(store_error)??;
+        if near && found.events.is_empty() {
+            // It is beyond the end, and where that is has to be asked.
+            found = read(false).await.map_err(store_error)??;
+        }
+        if let (true, true, Some(tail)) = (near, found.cut, &self.tail) {
+            // The last row, which is the end, was not read.
+            found.head = found.head.max(tail.head());
+        }
         let mut scan = Scan::plan(query, found.head, self.window, limit);
         let mut asked = query.clone();
         if found.cut {
             // What was found is all that this page has room for.
-            let matching =
-                |event: &&RecordedEvent| event.position() > scan.low && query.matches(event);
-            let count = found.events.iter().filter(matching).count();
-            scan.limit = count.min(scan.limit);
+            scan.limit = found.matching.min(scan.limit);
             if query.direction == Direction::Backward {
                 // The proof comes last: with the last page.
                 asked.after.event_id = EventId::NIL;
@@ -133,18 +142,34 @@ impl Reader {
             .min(self.page)
     }
 
+    /// True when so little lies behind the query that looking at all of it is the least work.
+    fn is_near(&self, query: &EventQuery) -> bool {
+        let gap = |tail: &Tail| tail.head().get() - query.after.position.get();
+        self.window >= NEAR
+            && query.direction == Direction::Forward
+            && query.up_to.is_none()
+            && query.limit != Some(0)
+            && self.tail.as_ref().is_some_and(|tail| gap(tail) <= NEAR / 2)
+    }
+
     async fn found(
         &self,
         query: &EventQuery,
         limit: usize,
+        near: bool,
     ) -> Result<Result<Found, StoreError>, Error> {
         let mut statement = statement(&self.schema, query, self.window, limit, self.server);
         let read = async {
             let mut lease = Lease::of(&self.pool).await?;
             let mut found = Found::default();
-            let result = found
-                .take(statement.build().fetch(&mut *lease), query.direction)
-                .await;
+            let rows = match near {
+                true => sqlx::query(self.sql.tail.text())
+                    .bind(query.after.position.get())
+                    .bind(NEAR)
+                    .fetch(&mut *lease),
+                false => statement.build().fetch(&mut *lease),
+            };
+            let result = found.take(rows, query).await;
             if found.cut || matches!(result, Ok(Err(_))) {
                 // There may be much more to come on this connection: it is not given back.
                 return result.map(|taken| taken.map(|()| found));
@@ -169,6 +194,8 @@ struct Found {
     head: Position,
     events: Vec<RecordedEvent>,
     bytes: usize,
+    /// How many of them the query means.
+    matching: usize,
     /// There may be more, but not for one page.
     cut: bool,
 }
@@ -178,7 +205,7 @@ impl Found {
     async fn take(
         &mut self,
         mut rows: impl Stream<Item = Result<PgRow, Error>> + Unpin,
-        direction: Direction,
+        query: &EventQuery,
     ) -> Result<Result<(), StoreError>, Error> {
         let mut decoder = Decoder::default();
         while let Some(row) = rows.try_next().await? {
@@ -186,18 +213,21 @@ impl Found {
             match decoder.decode(&row) {
                 Ok(Some(event)) => {
                     self.bytes += weight(&event);
+                    let beyond = event.position() > query.after.position;
+                    self.matching += usize::from(beyond && query.matches(&event));
                     self.events.push(event);
                 }
                 Ok(None) => {}
                 Err(error) => return Ok(Err(error)),
             }
-            if self.bytes > PAGE_BYTES && self.events.len() > 1 {
+            // The ends alone make no page.
+            if self.bytes > PAGE_BYTES && self.matching > 0 {
                 self.cut = true;
                 break;
             }
         }
         // They come in order, but for the ends if the server works in parallel: that is quick.
-        match direction {
+        match query.direction {
             Direction::Forward => self.events.sort_by_key(RecordedEvent::position),
             Direction::Backward => {
                 let position = |event: &RecordedEvent| Reverse(event.position());

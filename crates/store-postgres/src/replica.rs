@@ -73,6 +73,7 @@ impl Replica {
             pool: Pool::new(pool, &options),
             outage,
             server: Server::Standby,
+            tail: None,
             ..primary.clone()
         };
         let trusted = Arc::new(watch::Sender::new(false));

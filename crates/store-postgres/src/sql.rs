@@ -250,6 +250,11 @@ statements! {
         UNION ALL (SELECT -1, e.position, '', '', 0, e.id, '', 0, '', '', '{}', e.recorded_at, NULL, NULL \
           FROM {s}.event e WHERE e.position = $6 LIMIT 1) UNION ALL ", end!());
 
+    // All that lies behind a position near the end of the log, and the event there. The last row is
+    // the end, unless there are more.
+    tail = concat!("SELECT e.position, ", event!(), " FROM {s}.event e WHERE e.position >= $1 \
+        ORDER BY e.position LIMIT $2");
+
     load_many = concat!("SELECT q.n, f.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) \
           WITH ORDINALITY AS q(category, key, low, high, rows, n) \
         CROSS JOIN LATERAL (SELECT ", event!(), " FROM {s}.event e \

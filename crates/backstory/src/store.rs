@@ -9,9 +9,11 @@ use backstory_event::{
     StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
 };
 use backstory_projection::{
-    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentReader, DocumentRow,
-    DocumentStore, DocumentWrite, Progress, Step,
+    Beat, Checkpoints, CommitError, Control, DocumentKey, DocumentList, DocumentReader,
+    DocumentRow, DocumentStore, DocumentWrite, OrderKind, OrderOutcome, Progress, ProjectionRow,
+    Seat, Step,
 };
+use uuid::Uuid;
 
 /// A store of any kind. Clones share it; user code needs no type parameter.
 ///
@@ -22,7 +24,7 @@ pub struct Store(Arc<dyn Backend>);
 
 /// What every store can do, dyn-compatible.
 #[async_trait]
-trait Backend: EventStore + SnapshotStore + Checkpoints + DocumentStore {
+trait Backend: EventStore + SnapshotStore + Checkpoints + Control + DocumentStore {
     async fn shut(&self);
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -211,6 +213,33 @@ impl Checkpoints for Store {
 
     async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
         self.0.list_progress().await
+    }
+}
+
+#[async_trait]
+impl Control for Store {
+    async fn beat(&self, beat: &Beat) -> Result<Vec<Seat>, StoreError> {
+        self.0.beat(beat).await
+    }
+
+    async fn leave(&self, owner: Uuid) -> Result<(), StoreError> {
+        self.0.leave(owner).await
+    }
+
+    async fn list_projections(&self) -> Result<Vec<ProjectionRow>, StoreError> {
+        self.0.list_projections().await
+    }
+
+    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+        self.0.order(projection, kind).await
+    }
+
+    async fn order_outcome(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        self.0.order_outcome(id).await
+    }
+
+    async fn withdraw_order(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        self.0.withdraw_order(id).await
     }
 }
 

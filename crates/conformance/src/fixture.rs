@@ -4,12 +4,18 @@ use std::{future::Future, sync::Arc};
 
 use backstory_aggregate::SnapshotStore;
 use backstory_event::{EventBus, EventStore, LocalBus};
-use backstory_projection::{Checkpoints, DocumentStore};
+use backstory_projection::{Checkpoints, Control, DocumentStore};
 
 /// Everything that a complete store does, as one dyn-compatible trait.
-pub trait CompleteStore: EventStore + SnapshotStore + Checkpoints + DocumentStore {}
+pub trait CompleteStore:
+    EventStore + SnapshotStore + Checkpoints + Control + DocumentStore
+{
+}
 
-impl<T: EventStore + SnapshotStore + Checkpoints + DocumentStore + ?Sized> CompleteStore for T {}
+impl<T: EventStore + SnapshotStore + Checkpoints + Control + DocumentStore + ?Sized> CompleteStore
+    for T
+{
+}
 
 /// A store under test, empty at first, and whatever keeps it alive.
 pub trait Fixture: Send + Sync + 'static {

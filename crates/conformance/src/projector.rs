@@ -3,11 +3,13 @@
 mod delivery;
 pub mod ledger;
 mod lifecycle;
+mod replicas;
 mod schedules;
 mod waiting;
 
 pub use delivery::*;
 pub use lifecycle::*;
+pub use replicas::*;
 pub use schedules::*;
 pub use waiting::*;
 
@@ -47,6 +49,16 @@ macro_rules! projector_suite {
             a_shutdown_ends_with_its_grace
             a_checkpoint_also_passes_events_of_others
             names_are_checked_at_the_start
+            one_process_leads_and_the_others_stand_by
+            another_process_takes_over_after_a_shutdown
+            another_process_takes_over_from_a_silent_one
+            a_leader_of_the_past_stores_nothing
+            a_lease_that_is_renewed_is_kept
+            orders_reach_the_process_that_leads
+            a_pause_outlives_processes
+            orders_that_nobody_takes_are_taken_back
+            rows_say_how_projections_are_doing
+            a_process_that_is_dropped_gives_its_leases_back
         ]);
     };
 }

@@ -62,6 +62,8 @@ struct Buffer {
 pub(crate) struct Engine {
     schedule: Schedule,
     mode: Mode,
+    /// Another process leads the projection.
+    standby: bool,
     /// The last position to project before the end, once the end is near.
     closing: Option<Position>,
     /// Where the checkpoint in the store is, and since when.
@@ -103,6 +105,7 @@ impl Engine {
         Self {
             schedule,
             mode: Mode::Active,
+            standby: false,
             closing: None,
             stored,
             stored_at: now,
@@ -121,7 +124,7 @@ impl Engine {
 
     /// What to do next.
     pub(crate) fn next(&mut self, now: Time) -> Action {
-        if self.mode != Mode::Active {
+        if self.mode != Mode::Active || self.standby {
             return match self.closing {
                 Some(_) => Action::Stop,
                 None => Action::Wait(None),
@@ -163,7 +166,7 @@ impl Engine {
             (None, Timing::Continuous { .. }) => true,
             (None, Timing::Periodic { .. }) => self.scanned < self.asked.max(self.awaited),
         };
-        if self.mode != Mode::Active || blocked || full || !wanted {
+        if self.mode != Mode::Active || self.standby || blocked || full || !wanted {
             return 0;
         }
         self.schedule.max_batch.saturating_sub(events)
@@ -258,6 +261,31 @@ impl Engine {
         self.stored_at = now;
         self.scanned = stored;
         self.buffer = None;
+    }
+
+    /// Another process leads the projection from now on; it is at `stored`, as far as is known.
+    pub(crate) fn stands_by(&mut self, now: Time, stored: Position) {
+        self.reloaded(now, stored);
+        self.standby = true;
+        self.failures = 0;
+        self.blocked_until = None;
+        if self.mode == Mode::Stopped {
+            self.mode = Mode::Active;
+        }
+    }
+
+    /// This process leads the projection from now on, with a log that ends at `head`.
+    pub(crate) fn leads(&mut self, now: Time, stored: Position, head: Position) {
+        self.reloaded(now, stored);
+        self.standby = false;
+        // What is in the log already has waited long enough.
+        if let Timing::Continuous { .. } = self.schedule.timing {
+            self.asked = self.asked.max(head);
+        }
+    }
+
+    pub(crate) fn is_standby(&self) -> bool {
+        self.standby
     }
 
     /// The read model was emptied. It is built again at once, up to `head` without a debounce.

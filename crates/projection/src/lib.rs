@@ -14,6 +14,7 @@
 //! | "the shared reader of a projector failed" | event, debug | `error` |
 
 mod checkpoint;
+mod control;
 mod documents;
 mod engine;
 mod host;
@@ -24,6 +25,10 @@ mod schedule;
 pub mod test_util;
 
 pub use checkpoint::{Checkpoints, CommitError, Progress, Step, Target};
+pub use control::{
+    Answer, Beat, Control, Operator, OperatorError, Order, OrderKind, OrderOutcome, ProjectionRow,
+    Raise, Report, Roster, RowState, Seat, UnknownWord,
+};
 pub use documents::{
     Collection, Cursor, DocumentError, DocumentErrorKind, DocumentKey, DocumentList, DocumentPage,
     DocumentReader, DocumentRow, DocumentStore, DocumentWrite, Documents, List, MAX_INDEXES,

@@ -12,8 +12,10 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
 };
+use uuid::Uuid;
 
 mod awaited;
+mod beats;
 mod board;
 mod error;
 mod ring;
@@ -32,8 +34,10 @@ pub use error::{ProjectorError, ProjectorErrorKind};
 pub use running::{OneProjection, RunningProjector, ShutdownReport};
 
 use crate::{
-    Checkpoints, Host, Progress, Projection, Schedule, documents::check_name, engine::Engine,
+    Checkpoints, Control, Host, Projection, Schedule, documents::check_name, engine::Engine,
 };
+pub(crate) use beats::Pulse;
+use beats::{Beats, Member, Place, Speed, Start};
 use board::{Remote, Snapshot, Waiters};
 use ring::Ring;
 use source::Source;
@@ -45,7 +49,7 @@ use worker::{Hosted, Worker};
 const COMMANDS: usize = 16;
 
 /// How a projector works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProjectorOptions {
     /// How long a shutdown may take: 10 seconds.
@@ -54,6 +58,11 @@ pub struct ProjectorOptions {
     pub deadline: Duration,
     /// How many of the newest events are kept for all projections: 10,000, and at most 16 MiB.
     pub recent_events: usize,
+    /// How long a process that has fallen silent keeps its projections from the others: 5 seconds.
+    /// It is renewed five times as often.
+    pub lease: Duration,
+    /// What people call this process: the program and its number.
+    pub process: String,
 }
 
 impl Default for ProjectorOptions {
@@ -62,6 +71,8 @@ impl Default for ProjectorOptions {
             grace: Duration::from_secs(10),
             deadline: Duration::from_secs(30),
             recent_events: 10_000,
+            lease: Duration::from_secs(5),
+            process: this_process(),
         }
     }
 }
@@ -78,6 +89,22 @@ impl ProjectorOptions {
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// With leases of so long; at least 100 milliseconds.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(100));
+        self
+    }
+
+    /// With another name for this process: its host, its pod. At most 255 bytes are kept.
+    #[must_use]
+    pub fn with_process(mut self, process: impl Into<String>) -> Self {
+        let process: String = process.into();
+        self.process = process.chars().filter(|one| !one.is_control()).collect();
+        self.process.truncate(self.process.floor_char_boundary(255));
         self
     }
 
@@ -107,17 +134,20 @@ impl ProjectorOptions {
 /// ```
 ///
 /// Events reach each projection in the order of their positions, each in one batch that is stored
-/// with the checkpoint. Several processes may run the same projection: whoever stores a batch
-/// first wins, the others notice and go on behind it.
+/// with the checkpoint. Several processes may run the same projection: one leads, by a
+/// [lease](ProjectorOptions::lease), the others stand by and take over when it ends or falls
+/// silent. Whatever a leader of the past still tries to store is refused.
 #[must_use = "a projector does nothing until it is started"]
 pub struct Projector<S> {
     store: S,
     projections: Vec<(Arc<dyn Worker>, Schedule)>,
     clock: Arc<dyn Clock>,
     options: ProjectorOptions,
+    // Of leases: real, but for simulations.
+    lease_clock: Arc<dyn Clock>,
 }
 
-impl<S: EventStore + Checkpoints + Clone> Projector<S> {
+impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
     /// A projector without projections.
     pub fn new(store: &S) -> Self {
         Self {
@@ -125,6 +155,7 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
             projections: Vec::new(),
             clock: Arc::new(SystemClock),
             options: ProjectorOptions::default(),
+            lease_clock: Arc::new(SystemClock),
         }
     }
 
@@ -146,13 +177,19 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
         self
     }
 
+    #[cfg(test)]
+    fn with_lease_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.lease_clock = clock;
+        self
+    }
+
     /// With other options.
     pub fn with_options(mut self, options: ProjectorOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Loads how far each projection has come, and lets them run.
+    /// Takes the projections that no other process leads, and lets them run.
     ///
     /// # Errors
     /// When two projections share a name, a name is none, there is no tokio runtime, or the store
@@ -161,11 +198,15 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
         let runtime = Handle::try_current()
             .map_err(|_| ProjectorError::new(ProjectorErrorKind::NoRuntime))?;
         let jitter = RandomState::new().build_hasher().finish();
+        let owner = Uuid::now_v7();
         let Assembled {
             reader,
+            beats,
             tasks,
             mut running,
-        } = self.assemble(jitter).await?;
+        } = self.assemble(owner, jitter).await?;
+        // It ends by itself, when the leases are given back.
+        runtime.spawn(beats.run());
         running.tasks.push(runtime.spawn(reader).abort_handle());
         for task in tasks {
             running.tasks.push(runtime.spawn(task.run()).abort_handle());
@@ -176,6 +217,7 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
     /// Everything but the spawning.
     async fn assemble(
         self,
+        owner: Uuid,
         jitter: u64,
     ) -> Result<Assembled<impl Future<Output = ()> + Send + 'static>, ProjectorError> {
         self.check_names()?;
@@ -184,6 +226,22 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
         let head = log.head().await?;
         let ring = Arc::new(Ring::new(self.options.recent_events, head));
         let closing = watch::Sender::new(None);
+        let leaving = watch::Sender::new(false);
+        let control: Arc<dyn Control> = Arc::new(self.store.clone());
+        let pulse = Arc::new(Pulse::default());
+        let workers = self.projections.iter();
+        let (mut beats, seats) = Beats::begin(Start {
+            control: Arc::clone(&control),
+            owner,
+            process: self.options.process.clone(),
+            lease: self.options.lease,
+            time: Timeline::new(Arc::clone(&self.lease_clock)),
+            ring: Arc::clone(&ring),
+            pulse: Arc::clone(&pulse),
+            leaving: leaving.subscribe(),
+            names: workers.map(|(worker, _)| worker.name()).collect(),
+        })
+        .await?;
         let merged = self
             .projections
             .iter()
@@ -193,9 +251,10 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
 
         let mut remotes = Vec::new();
         let mut tasks = Vec::new();
-        for (number, (worker, schedule)) in self.projections.into_iter().enumerate() {
-            let progress = checkpoints.load_progress(worker.name()).await?;
-            let Progress { checkpoint, .. } = progress;
+        let projections = self.projections.into_iter().zip(&seats);
+        for (number, ((worker, schedule), seat)) in projections.enumerate() {
+            let progress = seat.progress.clone();
+            let checkpoint = progress.checkpoint;
             let mut time = Timeline::new(Arc::clone(&self.clock));
             let jitter = jitter.wrapping_add(number as u64);
             let engine = Engine::new(
@@ -213,8 +272,18 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
                 checkpoint,
             );
             let snapshot = watch::Sender::new(Snapshot::new(checkpoint));
-            let waiters = Arc::new(Waiters::default());
+            let waiters = Arc::new(Waiters::new(Arc::clone(&pulse)));
             let (commands, receiver) = mpsc::channel(COMMANDS);
+            let place = watch::Sender::new(Place::from(seat));
+            let taken = place.subscribe();
+            beats.add(Member {
+                name: worker.name(),
+                snapshot: snapshot.subscribe(),
+                waiters: Arc::clone(&waiters),
+                place,
+                commands: commands.clone(),
+                speed: Speed::default(),
+            });
             remotes.push(Remote {
                 name: worker.name(),
                 filter,
@@ -222,7 +291,7 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
                 waiters: Arc::clone(&waiters),
                 commands,
             });
-            tasks.push(Task {
+            let mut task = Task {
                 worker,
                 checkpoints: Arc::clone(&checkpoints),
                 log: Arc::clone(&log),
@@ -236,18 +305,29 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
                 snapshot,
                 waiters,
                 commands: receiver,
+                place: taken,
+                term: seat.term,
+                at: None,
+                pulse: Arc::clone(&pulse),
                 closing: closing.subscribe(),
-            });
+            };
+            task.take_place();
+            task.publish(false);
+            tasks.push(task);
         }
         let reader = ring::read_on(Arc::clone(&log), merged, Arc::clone(&ring), self.clock);
         Ok(Assembled {
             reader,
+            beats,
             tasks,
             running: RunningProjector {
                 log,
                 ring,
                 remotes,
                 closing,
+                leaving,
+                control,
+                pulse,
                 tasks: Vec::new(),
                 options: self.options,
             },
@@ -270,6 +350,14 @@ impl<S: EventStore + Checkpoints + Clone> Projector<S> {
     }
 }
 
+/// The program's name and its number.
+fn this_process() -> String {
+    let program = std::env::current_exe().ok();
+    let name = program.as_deref().and_then(|path| path.file_stem());
+    let name = name.map_or_else(|| "program".into(), |name| name.to_string_lossy());
+    format!("{name}:{}", std::process::id())
+}
+
 impl<S> fmt::Debug for Projector<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.projections.iter().map(|(worker, _)| worker.name());
@@ -282,6 +370,7 @@ impl<S> fmt::Debug for Projector<S> {
 /// A projector whose tasks are not spawned yet.
 struct Assembled<R> {
     reader: R,
+    beats: Beats,
     tasks: Vec<Task>,
     running: RunningProjector,
 }

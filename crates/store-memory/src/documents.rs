@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
-    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite,
-    Progress, Step, Target,
+    Beat, Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore,
+    DocumentWrite, Progress, Raise, Roster, Seat, Step, Target,
 };
+
+use chrono::{DateTime, Utc};
 
 use crate::MemoryStore;
 
@@ -15,6 +17,7 @@ use crate::MemoryStore;
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     progress: BTreeMap<String, Progress>,
+    pub(crate) roster: Roster,
     collections: HashMap<String, Collection>,
 }
 
@@ -156,7 +159,26 @@ impl Shelf {
         Ok(())
     }
 
-    fn progress(&self, projection: &str) -> Progress {
+    /// A beat of a process at this time.
+    pub(crate) fn beat(&mut self, now: DateTime<Utc>, beat: &Beat) -> Vec<Seat> {
+        let Self {
+            roster, progress, ..
+        } = self;
+        roster.beat(now, beat, |name, raise| match raise {
+            Raise::Yes => {
+                let entry = progress.entry(name.to_owned());
+                let progress = entry.or_insert_with(|| Progress::start(name));
+                progress.epoch += 1;
+                progress.clone()
+            }
+            Raise::No => {
+                let known = progress.get(name).cloned();
+                known.unwrap_or_else(|| Progress::start(name))
+            }
+        })
+    }
+
+    pub(crate) fn progress(&self, projection: &str) -> Progress {
         self.progress
             .get(projection)
             .cloned()

@@ -18,6 +18,7 @@
 //! # Ok(()) }
 //! ```
 
+mod control;
 mod documents;
 mod log;
 mod snapshots;

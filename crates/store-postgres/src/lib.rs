@@ -60,6 +60,7 @@
 
 mod ahead;
 mod append;
+mod control;
 mod decode;
 mod documents;
 mod edge;

@@ -66,6 +66,33 @@ CREATE TABLE {s}.progress (
   epoch bigint NOT NULL
 ) WITH (fillfactor = 50);
 
+-- Which process leads each projection, how it is doing there, and what is wanted of it.
+CREATE TABLE {s}.projection (
+  name text COLLATE "C" PRIMARY KEY,
+  paused boolean NOT NULL DEFAULT false,
+  owner uuid,
+  process text,
+  term bigint NOT NULL DEFAULT 0, -- how often the leader has changed
+  leased_until timestamptz,
+  state text COLLATE "C" NOT NULL DEFAULT 'idle',
+  reason text,
+  reached bigint NOT NULL DEFAULT 0,
+  head bigint NOT NULL DEFAULT 0,
+  behind_since timestamptz,
+  rate float8 NOT NULL DEFAULT 0,
+  seen_at timestamptz
+) WITH (fillfactor = 50);
+
+CREATE TABLE {s}.projection_order (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  projection text COLLATE "C" NOT NULL,
+  kind text COLLATE "C" NOT NULL,
+  given_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  answered_at timestamptz,
+  process text,
+  failure text
+);
+
 -- Readers name a collection; its documents carry the generation, so that a rebuild swaps one row.
 CREATE TABLE {s}.collection (
   name text COLLATE "C" PRIMARY KEY,
@@ -313,6 +340,59 @@ BEGIN
     END IF;
   END LOOP;
   RETURN low;
+END $$;
+
+-- What a process says of its projections, and is told about them. Whoever leads one from now on is
+-- the only one to commit: an earlier leader is fenced by the epoch. What somebody else has locked
+-- just now is left for the next time.
+CREATE FUNCTION {s}.beat_v1(owner_ uuid, process_ text, lease_ interval, reports_ jsonb, answers_ jsonb)
+RETURNS TABLE (name_ text, position_ bigint, event_id_ uuid, epoch_ bigint, paused_ boolean, leads_ boolean,
+  term_ bigint, trouble_ text, orders_ jsonb)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  now_ timestamptz := clock_timestamp();
+  free text[];
+  locked text[];
+BEGIN
+  UPDATE {s}.projection_order o SET answered_at = now_, process = process_, failure = q.failure
+    FROM jsonb_to_recordset(answers_) AS q(id bigint, failure text)
+    WHERE o.id = q.id AND o.answered_at IS NULL;
+  INSERT INTO {s}.projection (name)
+    SELECT q.projection FROM jsonb_to_recordset(reports_) AS q(projection text)
+    WHERE NOT EXISTS (SELECT FROM {s}.projection p WHERE p.name = q.projection)
+    ORDER BY q.projection ON CONFLICT (name) DO NOTHING;
+  SELECT array_agg(f.name) INTO free FROM (
+    SELECT p.name FROM {s}.projection p
+    WHERE p.name IN (SELECT q.projection FROM jsonb_to_recordset(reports_) AS q(projection text))
+      AND p.owner IS DISTINCT FROM owner_ AND (p.owner IS NULL OR p.leased_until <= now_)
+    ORDER BY p.name FOR UPDATE SKIP LOCKED) f;
+  IF free IS NOT NULL THEN
+    -- A leader that froze while it stored its last batch still holds the row.
+    SELECT array_agg(l.projection) INTO locked FROM (
+      SELECT t.projection FROM {s}.progress t WHERE t.projection = ANY (free)
+      ORDER BY t.projection FOR UPDATE SKIP LOCKED) l;
+    SELECT array_agg(f.name) INTO free FROM unnest(free) AS f(name)
+      WHERE f.name = ANY (locked) OR NOT EXISTS (SELECT FROM {s}.progress t WHERE t.projection = f.name);
+    INSERT INTO {s}.progress AS t (projection, position, event_id, epoch)
+      SELECT f.name, 0, '00000000-0000-0000-0000-000000000000', 1 FROM unnest(free) AS f(name)
+      ON CONFLICT (projection) DO UPDATE SET epoch = t.epoch + 1;
+  END IF;
+  UPDATE {s}.projection p
+    SET term = p.term + CASE WHEN p.owner IS DISTINCT FROM owner_ THEN 1 ELSE 0 END,
+      owner = owner_, process = process_, leased_until = now_ + lease_, state = q.state, reason = q.reason,
+      reached = q.reached, head = q.head, behind_since = q.behind_since, rate = q.rate, seen_at = now_
+    FROM jsonb_to_recordset(reports_) AS q(projection text, state text, reason text, reached bigint, head bigint,
+      behind_since timestamptz, rate float8)
+    WHERE p.name = q.projection AND (p.owner = owner_ OR p.name = ANY (free));
+  RETURN QUERY SELECT p.name, coalesce(t.position, 0),
+      coalesce(t.event_id, '00000000-0000-0000-0000-000000000000'), coalesce(t.epoch, 0), p.paused,
+      p.owner IS NOT DISTINCT FROM owner_, p.term,
+      CASE WHEN p.owner IS DISTINCT FROM owner_ AND p.state IN ('failing', 'stopped') THEN p.reason END,
+      CASE WHEN p.owner = owner_ THEN (SELECT jsonb_agg(jsonb_build_array(o.id, o.kind) ORDER BY o.id)
+        FROM {s}.projection_order o WHERE o.projection = p.name AND o.answered_at IS NULL) END
+    FROM jsonb_to_recordset(reports_) AS q(projection text)
+    JOIN {s}.projection p ON p.name = q.projection
+    LEFT JOIN {s}.progress t ON t.projection = p.name;
 END $$;
 
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the

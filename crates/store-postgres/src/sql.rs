@@ -279,6 +279,32 @@ statements! {
     progress = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
         WHERE $1::text IS NULL OR t.projection = $1 ORDER BY t.projection";
 
+    beat = "SELECT t.name_, t.position_, t.event_id_, t.epoch_, t.paused_, t.leads_, t.term_, t.trouble_, t.orders_ \
+        FROM {s}.beat_v1($1, $2, $3 * interval '1 microsecond', $4::jsonb, $5::jsonb) t";
+
+    leave = "UPDATE {s}.projection p SET owner = NULL, leased_until = NULL WHERE p.owner = $1";
+
+    projections = "SELECT p.name, coalesce(t.position, 0), \
+          coalesce(t.event_id, '00000000-0000-0000-0000-000000000000'), coalesce(t.epoch, 0), p.paused, p.reason, \
+          p.reached, p.head, p.behind_since, p.seen_at, \
+          CASE WHEN l.led THEN p.state ELSE 'idle' END, CASE WHEN l.led THEN p.rate ELSE 0 END, \
+          CASE WHEN l.led THEN p.process END \
+        FROM {s}.projection p LEFT JOIN {s}.progress t ON t.projection = p.name \
+        CROSS JOIN LATERAL (SELECT coalesce(p.leased_until > clock_timestamp(), false) AS led) l ORDER BY p.name";
+
+    // A pause and its end hold from now on; answered orders are kept for a day.
+    order = "WITH known AS (UPDATE {s}.projection p \
+          SET paused = CASE $2 WHEN 'pause' THEN true WHEN 'resume' THEN false ELSE p.paused END \
+          WHERE p.name = $1 RETURNING p.name), \
+        gone AS (DELETE FROM {s}.projection_order o WHERE o.given_at < clock_timestamp() - interval '1 day') \
+        INSERT INTO {s}.projection_order (projection, kind) SELECT k.name, $2 FROM known k RETURNING id";
+
+    order_outcome = "SELECT o.answered_at IS NOT NULL, o.process, o.failure FROM {s}.projection_order o WHERE o.id = $1";
+
+    // Says what had become of it.
+    withdraw_order = "WITH gone AS (DELETE FROM {s}.projection_order o WHERE o.id = $1 AND o.answered_at IS NULL) \
+        SELECT o.answered_at IS NOT NULL, o.process, o.failure FROM {s}.projection_order o WHERE o.id = $1";
+
     settle = concat!("SELECT ", settings!());
 
     // The first step of a projection: its row may not be there yet.

@@ -157,6 +157,34 @@ CREATE TABLE backstory_progress (
     epoch      INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Which process leads each projection, how it is doing there, and what is wanted of it. Times are
+-- microseconds since 1970.
+CREATE TABLE backstory_projection (
+    name         TEXT    NOT NULL PRIMARY KEY,
+    paused       INTEGER NOT NULL DEFAULT 0,
+    owner        BLOB,
+    process      TEXT,
+    term         INTEGER NOT NULL DEFAULT 0, -- how often the leader has changed
+    leased_until INTEGER,
+    state        TEXT    NOT NULL DEFAULT 'idle',
+    reason       TEXT,
+    reached      INTEGER NOT NULL DEFAULT 0,
+    head         INTEGER NOT NULL DEFAULT 0,
+    behind_since INTEGER,
+    rate         REAL    NOT NULL DEFAULT 0,
+    seen_at      INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE backstory_projection_order (
+    id          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    projection  TEXT    NOT NULL,
+    kind        TEXT    NOT NULL,
+    given_at    INTEGER NOT NULL,
+    answered_at INTEGER,
+    process     TEXT,
+    failure     TEXT
+) STRICT;
+
 -- The documents of a collection are those of its generation: another generation can be filled
 -- beside it and take its place by a change of this one row.
 CREATE TABLE backstory_collection (

@@ -39,6 +39,7 @@
 
 mod append;
 mod bind;
+mod control;
 mod documents;
 mod error;
 mod filter;

@@ -14,12 +14,15 @@ use backstory_event::{
     StreamId,
 };
 use backstory_projection::{
-    self as projection, Checkpoints, DocumentReader, DocumentStore, Documents, Projection,
-    ProjectionStatus, Projector, RunningProjector, Schedule,
+    self as projection, DocumentReader, DocumentStore, Documents, Projection, ProjectionStatus,
+    Projector, RunningProjector, Schedule,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::kit::{PATIENCE, within};
+use crate::{
+    CompleteStore,
+    kit::{PATIENCE, within},
+};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Event)]
 #[event(prefix = "ledger", crate = "backstory_event")]
@@ -123,7 +126,7 @@ pub async fn append<S: EventStore>(
     within(store.append(append)).await.unwrap()
 }
 
-pub async fn run<S: EventStore + Checkpoints + DocumentStore + Clone>(
+pub async fn run<S: CompleteStore + Clone>(
     store: &S,
     schedule: impl Into<Schedule>,
 ) -> RunningProjector {
@@ -132,7 +135,7 @@ pub async fn run<S: EventStore + Checkpoints + DocumentStore + Clone>(
 }
 
 /// A ledger whose time stands still until the case moves it.
-pub async fn run_by_hand<S: EventStore + Checkpoints + DocumentStore + Clone>(
+pub async fn run_by_hand<S: CompleteStore + Clone>(
     store: &S,
     schedule: impl Into<Schedule>,
 ) -> (RunningProjector, ManualClock) {

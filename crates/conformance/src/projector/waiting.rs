@@ -193,6 +193,7 @@ pub async fn waiting_in_vain_ends_with_the_deadline<F: Fixture>(fixture: &F) {
         panic!("{error:?}");
     };
     assert_eq!((awaited.get(), after.get()), (1_000, 2));
+    within(projector.shutdown()).await.unwrap();
     // A wait that is over wants nothing any more: the debounce holds again.
     let (projector, _) = run_by_hand(&store, Schedule::continuous().debounce(HOUR)).await;
     let waited = projector

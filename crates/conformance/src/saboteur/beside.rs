@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use backstory_aggregate::{SnapshotRecord, SnapshotStore};
 use backstory_event::{Payload, StoreError, StreamId, StreamVersion};
 use backstory_projection::{
-    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite,
-    Progress, Step, Target,
+    Beat, Checkpoints, CommitError, Control, DocumentKey, DocumentList, DocumentRow, DocumentStore,
+    DocumentWrite, OrderKind, OrderOutcome, Progress, ProjectionRow, Seat, Step, Target,
 };
+use uuid::Uuid;
 
 use super::{Sabotage, Saboteur};
 use crate::CompleteStore;
@@ -45,6 +46,33 @@ impl<S: CompleteStore> Checkpoints for Saboteur<S> {
 
     async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
         self.inner.list_progress().await
+    }
+}
+
+#[async_trait]
+impl<S: CompleteStore> Control for Saboteur<S> {
+    async fn beat(&self, beat: &Beat) -> Result<Vec<Seat>, StoreError> {
+        self.inner.beat(beat).await
+    }
+
+    async fn leave(&self, owner: Uuid) -> Result<(), StoreError> {
+        self.inner.leave(owner).await
+    }
+
+    async fn list_projections(&self) -> Result<Vec<ProjectionRow>, StoreError> {
+        self.inner.list_projections().await
+    }
+
+    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+        self.inner.order(projection, kind).await
+    }
+
+    async fn order_outcome(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        self.inner.order_outcome(id).await
+    }
+
+    async fn withdraw_order(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        self.inner.withdraw_order(id).await
     }
 }
 

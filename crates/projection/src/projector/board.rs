@@ -7,9 +7,14 @@ use std::{
 };
 
 use backstory_event::{Checkpoint, Position};
+use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::error::{ProjectorError, ProjectorErrorKind, SharedError, chain};
+use super::{
+    beats::Pulse,
+    error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
+};
+use crate::OrderKind;
 
 /// What a projection is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +22,8 @@ use super::error::{ProjectorError, ProjectorErrorKind, SharedError, chain};
 pub enum ProjectionState {
     /// It runs when its schedule says so.
     Running,
+    /// Another process runs it; this one takes over when that one ends or falls silent.
+    Standby,
     /// It was paused.
     Paused,
     /// It failed, and will try again.
@@ -37,6 +44,7 @@ impl fmt::Display for ProjectionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Running => f.write_str("running"),
+            Self::Standby => f.write_str("standing by"),
             Self::Paused => f.write_str("paused"),
             Self::Failing { reason, attempts } => write!(f, "failing ({attempts}): {reason}"),
             Self::Stopped { reason } => write!(f, "stopped: {reason}"),
@@ -78,7 +86,11 @@ pub(crate) struct Snapshot {
     pub(crate) buffered: usize,
     pub(crate) attempts: u32,
     pub(crate) mode: Mode,
+    /// Another process leads it.
+    pub(crate) standby: bool,
     pub(crate) error: Option<SharedError>,
+    /// When the event at which it stands was recorded, if it has seen one.
+    pub(crate) at: Option<DateTime<Utc>>,
     pub(crate) events: u64,
     pub(crate) batches: u64,
 }
@@ -86,6 +98,8 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Running,
+    /// Another process leads it.
+    Standby,
     Paused,
     Failing,
     Stopped,
@@ -102,7 +116,9 @@ impl Snapshot {
             buffered: 0,
             attempts: 0,
             mode: Mode::Running,
+            standby: false,
             error: None,
+            at: None,
             events: 0,
             batches: 0,
         }
@@ -112,6 +128,7 @@ impl Snapshot {
         let reason = self.reason();
         match self.mode {
             Mode::Running => ProjectionState::Running,
+            Mode::Standby => ProjectionState::Standby,
             Mode::Paused => ProjectionState::Paused,
             Mode::Failing => ProjectionState::Failing {
                 reason,
@@ -126,7 +143,7 @@ impl Snapshot {
         let projection = projection.to_owned();
         let (after, reason) = (self.reached, self.reason());
         let kind = match self.mode {
-            Mode::Running => return None,
+            Mode::Running | Mode::Standby => return None,
             Mode::Paused => ProjectorErrorKind::Paused { projection, after },
             Mode::Failing => ProjectorErrorKind::Failing {
                 projection,
@@ -143,6 +160,11 @@ impl Snapshot {
         Some(ProjectorError::with_source(kind, self.error.clone()))
     }
 
+    /// The error and its causes, if there is one.
+    pub(crate) fn reason_if_any(&self) -> Option<String> {
+        self.error.as_ref().map(|error| chain(&**error))
+    }
+
     fn reason(&self) -> String {
         match &self.error {
             Some(error) => chain(&**error),
@@ -156,10 +178,11 @@ impl Snapshot {
             (Some(one), Some(two)) => Arc::ptr_eq(one, two),
             (one, two) => one.is_none() && two.is_none(),
         };
-        let places = |of: &Self| (of.checkpoint, of.reached, of.scanned);
+        let places = |of: &Self| (of.checkpoint, of.reached, of.scanned, of.at);
         let numbers = |of: &Self| (of.buffered, of.attempts, of.events, of.batches);
         same_error
             && self.mode == other.mode
+            && self.standby == other.standby
             && places(self) == places(other)
             && numbers(self) == numbers(other)
     }
@@ -168,9 +191,9 @@ impl Snapshot {
 /// What somebody tells a projection's task.
 pub(crate) enum Command {
     Trigger(Position),
-    Pause(oneshot::Sender<()>),
-    Resume(oneshot::Sender<()>),
     Reset(oneshot::Sender<Result<(), ProjectorError>>),
+    /// From any process, through the store.
+    Order(OrderKind, oneshot::Sender<Result<(), String>>),
 }
 
 /// How somebody reaches a projection's task.
@@ -183,18 +206,28 @@ pub(crate) struct Remote {
 }
 
 /// The positions that somebody waits for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Waiters {
     // How many wait for each.
     positions: Mutex<BTreeMap<Position, usize>>,
     changed: Notify,
+    pulse: Arc<Pulse>,
 }
 
 impl Waiters {
+    pub(crate) fn new(pulse: Arc<Pulse>) -> Self {
+        Self {
+            positions: Mutex::default(),
+            changed: Notify::new(),
+            pulse,
+        }
+    }
+
     /// Waits for a position as long as the guard lives.
     pub(crate) fn register(self: &Arc<Self>, position: Position) -> Waiting {
         self.with(|positions| *positions.entry(position).or_default() += 1);
         self.changed.notify_one();
+        self.pulse.look.notify_one();
         Waiting {
             waiters: Arc::clone(self),
             position,

@@ -85,6 +85,20 @@ pub enum ProjectorErrorKind {
         /// How long was waited.
         deadline: Duration,
     },
+    /// The process that leads the projection did not answer in time: it is busy or gone, and no
+    /// other one has taken over yet.
+    #[error(
+        "projection `{projection}`: the order to {order} it was not answered within {deadline:?}: \
+         look at what leads it now, and try again"
+    )]
+    Unanswered {
+        /// The projection.
+        projection: String,
+        /// What was wanted.
+        order: &'static str,
+        /// How long was waited.
+        deadline: Duration,
+    },
     /// The read model could not be emptied. Nothing was changed.
     #[error("projection `{projection}` was not reset: {reason}")]
     NotReset {
@@ -182,6 +196,11 @@ impl From<StoreError> for ProjectorError {
 #[derive(Debug, thiserror::Error)]
 #[error("it panicked: {0}")]
 pub(crate) struct Panicked(pub(crate) String);
+
+/// A projection fails in the process that leads it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Elsewhere(pub(crate) String);
 
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {

@@ -1,6 +1,6 @@
 //! A projector at work.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use backstory_event::{Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt, Position};
 use futures::future::{join_all, try_join_all};
@@ -12,10 +12,13 @@ use tokio::{
 
 use super::{
     Awaited, ProjectionStatus, ProjectorOptions,
+    beats::Pulse,
     board::{Command, Remote, Snapshot},
     error::{ProjectorError, ProjectorErrorKind},
     ring::Ring,
 };
+
+use crate::{Control, Operator, OperatorError, OrderKind};
 
 /// What a shutdown left behind: see [`RunningProjector::shutdown`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,10 @@ pub struct RunningProjector {
     pub(crate) ring: Arc<Ring>,
     pub(crate) remotes: Vec<Remote>,
     pub(crate) closing: watch::Sender<Option<Position>>,
+    /// Ends the beats, which give the leases back.
+    pub(crate) leaving: watch::Sender<bool>,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) pulse: Arc<Pulse>,
     pub(crate) tasks: Vec<AbortHandle>,
     pub(crate) options: ProjectorOptions,
 }
@@ -84,12 +91,16 @@ impl RunningProjector {
         }
     }
 
-    /// Lets a projection run now, whatever its schedule says. Returns before it has run.
+    /// Lets a projection run now, whatever its schedule says, in the process that leads it. Returns
+    /// before it has run.
     ///
     /// # Errors
     /// When there is no such projection, it has ended, or the store is away.
     pub async fn trigger(&self, name: &str) -> Result<(), ProjectorError> {
         let remote = self.remote(name)?;
+        if remote.stands_by() {
+            return self.order(name, OrderKind::Trigger).await;
+        }
         let head = self.log.head().await?;
         remote.send(Command::Trigger(head.position)).await
     }
@@ -102,31 +113,46 @@ impl RunningProjector {
     /// When there is no such projection, it cannot be reset, it has ended, or the store is away.
     pub async fn reset(&self, name: &str) -> Result<(), ProjectorError> {
         let remote = self.remote(name)?;
+        if remote.stands_by() {
+            return self.order(name, OrderKind::Reset).await;
+        }
         let (answer, outcome) = oneshot::channel();
         remote.send(Command::Reset(answer)).await?;
         outcome.await.map_err(|_| remote.ended())?
     }
 
-    /// Pauses a projection, after the batch that it may be at.
+    /// Pauses a projection, after the batch that it may be at, in the process that leads it. It
+    /// stays paused until it is resumed, also after a restart.
     ///
     /// # Errors
-    /// When there is no such projection, or it has ended.
+    /// When there is no such projection, it has ended, or the store is away.
     pub async fn pause(&self, name: &str) -> Result<(), ProjectorError> {
-        let remote = self.remote(name)?;
-        let (answer, done) = oneshot::channel();
-        remote.send(Command::Pause(answer)).await?;
-        done.await.map_err(|_| remote.ended())
+        self.order(name, OrderKind::Pause).await
     }
 
-    /// Lets a projection go on: one that is paused, has stopped, or waits after a failure.
+    /// Lets a projection go on, in the process that leads it: one that is paused, has stopped, or
+    /// waits after a failure.
     ///
     /// # Errors
-    /// When there is no such projection, or it has ended.
+    /// When there is no such projection, it has ended, or the store is away.
     pub async fn resume(&self, name: &str) -> Result<(), ProjectorError> {
+        self.order(name, OrderKind::Resume).await
+    }
+
+    async fn order(&self, name: &str, kind: OrderKind) -> Result<(), ProjectorError> {
         let remote = self.remote(name)?;
-        let (answer, done) = oneshot::channel();
-        remote.send(Command::Resume(answer)).await?;
-        done.await.map_err(|_| remote.ended())
+        if remote.has_ended() {
+            return Err(remote.ended());
+        }
+        let operator = Operator::over(Arc::clone(&self.control), Some(Arc::clone(&self.pulse)))
+            .with_patience(self.options.deadline);
+        let asked = operator.ask(name, kind);
+        let mut snapshots = remote.snapshot.clone();
+        let mut ended = pin!(async { while snapshots.changed().await.is_ok() {} });
+        tokio::select! {
+            answer = asked => answer.map(drop).map_err(|error| refused(error, kind)),
+            () = &mut ended => Err(remote.ended()),
+        }
     }
 
     /// How each projection is doing, in the order in which they were added.
@@ -154,6 +180,8 @@ impl RunningProjector {
             };
             self.closing.send_replace(Some(head));
             join_all(self.remotes.iter().map(Remote::until_ended)).await;
+            self.leaving.send_replace(true);
+            self.leaving.closed().await;
         });
         let in_time = finished.await.is_ok();
         let late: Vec<_> = self
@@ -224,6 +252,30 @@ impl RunningProjector {
     }
 }
 
+/// What an operator's error is to somebody who has the projector.
+fn refused(error: OperatorError, kind: OrderKind) -> ProjectorError {
+    match error {
+        OperatorError::Unknown { projection, known } => {
+            ProjectorError::new(ProjectorErrorKind::UnknownProjection { projection, known })
+        }
+        OperatorError::Unanswered {
+            projection,
+            patience,
+        } => ProjectorError::new(ProjectorErrorKind::Unanswered {
+            projection,
+            order: kind.as_str(),
+            deadline: patience,
+        }),
+        OperatorError::Failed { projection, reason } if kind == OrderKind::Reset => {
+            ProjectorError::new(ProjectorErrorKind::NotReset { projection, reason })
+        }
+        OperatorError::Failed { reason, .. } => {
+            ProjectorError::new(ProjectorErrorKind::Store { reason })
+        }
+        OperatorError::Store(error) => error.into(),
+    }
+}
+
 fn timed_out(concerned: &[&Remote], awaited: Position, deadline: Duration) -> ProjectorError {
     let behind = concerned
         .iter()
@@ -257,6 +309,11 @@ impl Remote {
                 return Err(self.ended());
             }
         }
+    }
+
+    /// True when another process leads the projection.
+    fn stands_by(&self) -> bool {
+        self.snapshot.borrow().standby
     }
 
     async fn send(&self, command: Command) -> Result<(), ProjectorError> {

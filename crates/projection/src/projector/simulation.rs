@@ -21,11 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::{
-    self as projection, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore,
-    DocumentWrite, Documents, Step, test_util::MemoryDocuments,
+    self as projection, Beat, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore,
+    DocumentWrite, Documents, OrderKind, OrderOutcome, Progress, ProjectionRow, Raise, Roster,
+    Seat, Step, test_util::MemoryDocuments,
 };
 use board::{Command, Mode, Waiting};
 
+/// So many, unless `BACKSTORY_SEEDS` says which: `0..100000`, or `929..930` to see one again.
 const SEEDS: u64 = 10_000;
 const STEPS: usize = 120;
 const THREADS: u64 = 4;
@@ -82,13 +84,17 @@ struct Store(Arc<Model>);
 struct Model {
     log: Mutex<Vec<RecordedEvent>>,
     documents: MemoryDocuments,
+    roster: Mutex<Roster>,
+    clock: ManualClock,
     dice: Mutex<Dice>,
     faults: AtomicBool,
 }
 
 impl Store {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, clock: &ManualClock) -> Self {
         Self(Arc::new(Model {
+            roster: Mutex::default(),
+            clock: clock.clone(),
             log: Mutex::default(),
             documents: MemoryDocuments::default(),
             dice: Mutex::new(Dice(seed)),
@@ -249,6 +255,48 @@ impl Checkpoints for Store {
 }
 
 #[async_trait]
+impl Control for Store {
+    async fn beat(&self, beat: &Beat) -> Result<Vec<Seat>, StoreError> {
+        self.step().await?;
+        let seats = {
+            let progress = |name: &str, raise| match raise {
+                Raise::Yes => self.0.documents.raise(name),
+                Raise::No => {
+                    projection::test_util::block_on(self.0.documents.load_progress(name)).unwrap()
+                }
+            };
+            let mut roster = self.0.roster.lock().unwrap();
+            roster.beat(self.0.clock.now(), beat, progress)
+        };
+        // The answer may be lost although the leases were taken.
+        self.step().await?;
+        Ok(seats)
+    }
+
+    async fn leave(&self, owner: Uuid) -> Result<(), StoreError> {
+        self.step().await?;
+        self.0.roster.lock().unwrap().leave(owner);
+        self.step().await
+    }
+
+    async fn list_projections(&self) -> Result<Vec<ProjectionRow>, StoreError> {
+        Err(StoreErrorKind::Closed.into())
+    }
+
+    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+        Ok(self.0.roster.lock().unwrap().order(projection, kind))
+    }
+
+    async fn order_outcome(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        Ok(self.0.roster.lock().unwrap().outcome(id))
+    }
+
+    async fn withdraw_order(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        Ok(self.0.roster.lock().unwrap().withdraw(id))
+    }
+}
+
+#[async_trait]
 impl DocumentStore for Store {
     async fn get_documents(
         &self,
@@ -307,15 +355,20 @@ impl Process {
                 Schedule::every(every).max_batch(max_batch),
             )
             .with_clock(Arc::new(clock.clone()))
+            .with_lease_clock(Arc::new(clock.clone()))
             .with_options(ProjectorOptions::default().with_recent_events(recent))
-            .assemble(store.below(u64::MAX));
+            .assemble(
+                Uuid::from_u64_pair(seed_of(store), seed_of(store)),
+                seed_of(store),
+            );
         let mut starting = Box::pin(starting);
         let assembled = loop {
             if let Poll::Ready(assembled) = poll(starting.as_mut()) {
                 break assembled.ok()?;
             }
         };
-        let mut tasks: Vec<Pin<Box<dyn Future<Output = ()>>>> = vec![Box::pin(assembled.reader)];
+        let mut tasks: Vec<Pin<Box<dyn Future<Output = ()>>>> =
+            vec![Box::pin(assembled.reader), Box::pin(assembled.beats.run())];
         for task in assembled.tasks {
             tasks.push(Box::pin(task.run()));
         }
@@ -339,11 +392,17 @@ impl Process {
 
     fn disturb(&mut self, store: &Store, resets: bool) {
         let remote = &self.running.remotes[store.below(2) as usize];
-        let (done, _) = tokio::sync::oneshot::channel();
-        let command = match store.below(7) {
-            0 => Command::Pause(done),
-            1 | 2 => Command::Resume(done),
+        let order = |kind| {
+            store.0.roster.lock().unwrap().order(remote.name, kind);
+        };
+        let command = match store.below(8) {
+            0 => return order(OrderKind::Pause),
+            1 | 2 => return order(OrderKind::Resume),
             3 => Command::Trigger(store.head()),
+            6 => {
+                let kinds = [OrderKind::Trigger, OrderKind::Reset];
+                return order(kinds[usize::from(resets)]);
+            }
             4 if resets => Command::Reset(tokio::sync::oneshot::channel().0),
             5 => {
                 self.waiting.clear();
@@ -357,27 +416,39 @@ impl Process {
         let _ = remote.commands.try_send(command);
     }
 
-    /// Whatever was asked of it before: it goes on.
-    fn resume_all(&mut self, clock: &ManualClock) {
-        for number in 0..self.running.remotes.len() {
-            let (answer, mut answered) = tokio::sync::oneshot::channel();
-            let mut command = Some(Command::Resume(answer));
-            while answered.try_recv().is_err() {
-                if let Some(unsent) = command.take()
-                    && let Err(full) = self.running.remotes[number].commands.try_send(unsent)
-                {
-                    command = Some(full.into_inner());
-                }
-                self.poll_all();
-                clock.advance(Duration::from_millis(1));
-            }
-        }
-    }
-
     fn is_done(&self, head: Position) -> bool {
         let reached = |remote: &Remote| remote.snapshot.borrow().reached >= head;
         self.running.remotes.iter().all(reached)
     }
+}
+
+/// Whatever was asked of them before: they go on.
+fn resume_all(store: &Store, clock: &ManualClock, processes: &mut [Option<Process>; 2]) {
+    if processes.iter().all(Option::is_none) {
+        return;
+    }
+    let order = |name| {
+        let mut roster = store.0.roster.lock().unwrap();
+        roster.order(name, OrderKind::Resume).unwrap()
+    };
+    let orders = LEDGERS.map(order);
+    let answered = |id: &i64| {
+        let outcome = store.0.roster.lock().unwrap().outcome(*id);
+        outcome != OrderOutcome::Pending
+    };
+    let mut rounds = 0;
+    while !orders.iter().all(answered) {
+        for process in processes.iter_mut().flatten() {
+            process.poll_all();
+        }
+        clock.advance(Duration::from_millis(20));
+        rounds += 1;
+        assert!(rounds < 5_000, "nobody takes an order");
+    }
+}
+
+fn seed_of(store: &Store) -> u64 {
+    store.below(u64::MAX)
 }
 
 fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -385,8 +456,8 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 fn simulate(seed: u64) {
-    let store = Store::new(seed);
     let clock = ManualClock::default();
+    let store = Store::new(seed, &clock);
     let resets = store.below(2) == 0;
     let mut processes: [Option<Process>; 2] = [Process::start(&store, &clock), None];
     let two = store.below(2) == 0;
@@ -408,7 +479,7 @@ fn simulate(seed: u64) {
                     processes[which] = started();
                 }
                 if let Some(process) = &mut processes[which] {
-                    process.poll_one(store.below(6) as usize);
+                    process.poll_one(store.below(8) as usize);
                 }
             }
         }
@@ -447,8 +518,8 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
         processes[0] = Process::start(store, clock);
     }
     let mut waiting = Vec::new();
+    resume_all(store, clock, &mut processes);
     for process in processes.iter_mut().flatten() {
-        process.resume_all(clock);
         for remote in &process.running.remotes {
             waiting.push(remote.waiters.register(store.head()));
         }
@@ -472,10 +543,10 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
 }
 
 /// An orderly end: the tasks end, and what does not fail has projected everything near.
-fn shut_down(store: &Store, clock: &ManualClock, processes: [Option<Process>; 2]) {
+fn shut_down(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2]) {
     let only_one = processes.iter().flatten().count() == 1;
+    resume_all(store, clock, &mut processes);
     for mut process in processes.into_iter().flatten() {
-        process.resume_all(clock);
         process.running.closing.send_replace(Some(store.head()));
         let mut rounds = 0;
         while !process.running.remotes.iter().all(Remote::has_ended) {
@@ -498,10 +569,18 @@ fn shut_down(store: &Store, clock: &ManualClock, processes: [Option<Process>; 2]
 
 #[test]
 fn whatever_dies_whenever_each_event_is_projected_exactly_once() {
+    let seeds = match std::env::var("BACKSTORY_SEEDS") {
+        Err(_) => 0..SEEDS,
+        Ok(range) => {
+            let (first, end) = range.split_once("..").unwrap();
+            first.parse().unwrap()..end.parse().unwrap()
+        }
+    };
     std::thread::scope(|threads| {
-        for first in 0..THREADS {
+        for first in seeds.start..seeds.start + THREADS {
+            let seeds = seeds.clone();
             threads.spawn(move || {
-                for seed in (first..SEEDS).step_by(THREADS as usize) {
+                for seed in (first..seeds.end).step_by(THREADS as usize) {
                     let run = std::panic::catch_unwind(|| simulate(seed));
                     assert!(run.is_ok(), "seed {seed}");
                 }

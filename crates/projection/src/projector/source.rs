@@ -40,6 +40,11 @@ impl Source {
         self.scanned
     }
 
+    /// Where the log ends, as far as the shared reader has seen.
+    pub(crate) fn head(&self) -> backstory_event::Position {
+        self.ring.head()
+    }
+
     /// Continues behind another checkpoint.
     pub(crate) fn rewind(&mut self, to: Checkpoint) {
         self.scanned = to;

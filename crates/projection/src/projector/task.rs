@@ -5,18 +5,20 @@ use std::sync::Arc;
 use backstory_event::{
     EventStore, EventStoreExt, Position, RecordedEvent, StoreError, StoreErrorKind,
 };
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
 
 use super::{
+    beats::{Place, Pulse},
     board::{Command, Mode, Snapshot, Waiters},
-    error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
+    error::{Elsewhere, ProjectorError, ProjectorErrorKind, SharedError, chain},
     source::Source,
     time::Timeline,
     worker::{BatchError, Worker},
 };
 use crate::{
-    Checkpoints, Progress,
+    Checkpoints, OrderKind, Progress,
     engine::{Action, Engine},
 };
 
@@ -39,6 +41,11 @@ pub(crate) struct Task {
     pub(crate) snapshot: watch::Sender<Snapshot>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) place: watch::Receiver<Place>,
+    /// The place that was taken last.
+    pub(crate) term: i64,
+    pub(crate) at: Option<DateTime<Utc>>,
+    pub(crate) pulse: Arc<Pulse>,
     /// The end of the log when the projector is to shut down.
     pub(crate) closing: watch::Receiver<Option<Position>>,
 }
@@ -72,6 +79,7 @@ impl Task {
             head = closed(&mut self.closing), if !self.engine.is_closing() => {
                 self.engine.close(head);
             }
+            Ok(()) = self.place.changed() => self.take_place(),
             Some(command) = self.commands.recv() => self.obey(command).await,
             () = self.waiters.changed() => {}
             () = self.time.sleep_until(until.unwrap_or_default()), if until.is_some() => {}
@@ -92,6 +100,9 @@ impl Task {
             events.len(),
             self.bytes >= MAX_BYTES,
         );
+        if let Some(last) = events.last() {
+            self.at = Some(last.recorded_at());
+        }
         self.buffer.extend(events);
         self.error = None;
     }
@@ -150,6 +161,32 @@ impl Task {
         self.progress = progress;
     }
 
+    /// Another process may lead the projection now, or this one again.
+    pub(crate) fn take_place(&mut self) {
+        let place = self.place.borrow_and_update().clone();
+        let moved = place.term != self.term || place.progress.epoch > self.progress.epoch;
+        if place.leads && (self.engine.is_standby() || moved) {
+            let stored = place.progress.checkpoint.position;
+            let head = self.source.head();
+            self.rewind(place.progress);
+            self.engine.leads(self.time.now(), stored, head);
+            self.error = None;
+        } else if !place.leads {
+            let stored = place.progress.checkpoint.position;
+            self.rewind(place.progress);
+            self.engine.stands_by(self.time.now(), stored);
+            self.error = place
+                .trouble
+                .map(|reason| Arc::new(Elsewhere(reason)) as SharedError);
+        }
+        self.term = place.term;
+        if place.paused {
+            self.engine.paused();
+        } else if self.engine.is_paused() {
+            self.engine.resumed();
+        }
+    }
+
     fn failed(&mut self, error: SharedError) {
         let store = error.downcast_ref::<StoreError>().map(StoreError::kind);
         let hopeless = matches!(
@@ -177,15 +214,11 @@ impl Task {
         // Whoever asked may be gone; the answer is lost then.
         match command {
             Command::Trigger(head) => self.engine.triggered(head),
-            Command::Pause(answer) => {
-                self.engine.paused();
+            Command::Order(kind, answer) => {
+                let outcome = self.execute(kind).await;
                 self.publish(false);
-                let _ = answer.send(());
-            }
-            Command::Resume(answer) => {
-                self.engine.resumed();
-                self.publish(false);
-                let _ = answer.send(());
+                let _ = answer.send(outcome);
+                self.pulse.now.notify_one();
             }
             Command::Reset(answer) => {
                 let outcome = self.reset().await;
@@ -195,8 +228,30 @@ impl Task {
         }
     }
 
+    async fn execute(&mut self, kind: OrderKind) -> Result<(), String> {
+        match kind {
+            OrderKind::Pause => self.engine.paused(),
+            OrderKind::Resume => self.engine.resumed(),
+            OrderKind::Trigger => {
+                let head = self.log.head().await.map_err(|error| chain(&error))?;
+                self.engine.triggered(head.position);
+            }
+            OrderKind::Reset => self.reset().await.map_err(|error| match error.kind() {
+                ProjectorErrorKind::NotReset { reason, .. } => reason.clone(),
+                _ => chain(&error),
+            })?,
+        }
+        Ok(())
+    }
+
     async fn reset(&mut self) -> Result<(), ProjectorError> {
         let name = self.worker.name();
+        if self.engine.is_standby() {
+            return Err(ProjectorError::new(ProjectorErrorKind::NotReset {
+                projection: name.to_owned(),
+                reason: "another process has just taken it over: try again".to_owned(),
+            }));
+        }
         let mut last = None;
         let head = self.log.head().await?.position;
         for _ in 0..RESET_ATTEMPTS {
@@ -226,12 +281,14 @@ impl Task {
         Err(ProjectorError::with_source(kind, last))
     }
 
-    fn publish(&self, ended: bool) {
+    pub(crate) fn publish(&self, ended: bool) {
         let engine = &self.engine;
         let mode = match () {
             () if engine.is_stopped() => Mode::Stopped,
             () if ended => Mode::Ended,
             () if engine.is_paused() => Mode::Paused,
+            () if engine.is_standby() && self.error.is_some() => Mode::Failing,
+            () if engine.is_standby() => Mode::Standby,
             () if engine.failures() > 0 => Mode::Failing,
             () => Mode::Running,
         };
@@ -243,7 +300,9 @@ impl Task {
             snapshot.buffered = self.buffer.len();
             snapshot.attempts = engine.failures();
             snapshot.mode = mode;
+            snapshot.standby = engine.is_standby();
             snapshot.error = self.error.clone();
+            snapshot.at = self.at;
             !snapshot.same(&before)
         });
     }

@@ -46,6 +46,13 @@ impl Timeline {
         }
     }
 
+    /// Waits until then.
+    pub(crate) async fn pass(&mut self, until: Time) {
+        while self.now() < until {
+            self.sleep_until(until).await;
+        }
+    }
+
     /// Waits until then, or less. Cancel-safe: a sleep that was begun goes on, so that time passes
     /// also while the clock of the machine is set back.
     pub(crate) async fn sleep_until(&mut self, until: Time) {

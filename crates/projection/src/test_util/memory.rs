@@ -51,6 +51,16 @@ impl MemoryDocuments {
         text
     }
 
+    /// The progress of a projection, with another leader.
+    #[cfg(test)]
+    pub(crate) fn raise(&self, projection: &str) -> Progress {
+        let mut state = self.state();
+        let progress = state.progress.entry(projection.to_owned());
+        let progress = progress.or_insert_with(|| Progress::start(projection));
+        progress.epoch += 1;
+        progress.clone()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

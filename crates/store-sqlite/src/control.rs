@@ -1,0 +1,296 @@
+//! Who leads which projection, how it is doing, and what is wanted of it.
+
+use async_trait::async_trait;
+use backstory_event::{Checkpoint, EventId, Position, StoreError};
+use backstory_projection::{
+    Beat, Control, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
+    UnknownWord,
+};
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use crate::SqliteStore;
+
+/// Answered orders are kept for a day.
+const KEPT: i64 = 24 * 3600 * 1_000_000;
+
+#[async_trait]
+impl Control for SqliteStore {
+    async fn beat(&self, beat: &Beat) -> Result<Vec<Seat>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let seats = seats(&mut transaction, beat).await;
+        let seats = seats.map_err(|error| self.failed(error))?;
+        self.commit(transaction).await?;
+        Ok(seats)
+    }
+
+    async fn leave(&self, owner: Uuid) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        let left = sqlx::query(
+            "UPDATE backstory_projection SET owner = NULL, leased_until = NULL WHERE owner = ?1",
+        )
+        .bind(owner)
+        .execute(&mut *transaction)
+        .await;
+        left.map_err(|error| self.failed(error))?;
+        self.commit(transaction).await
+    }
+
+    async fn list_projections(&self) -> Result<Vec<ProjectionRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT p.name, coalesce(t.position, 0), coalesce(t.event_id, zeroblob(16)), coalesce(t.epoch, 0),
+                 p.paused, p.reason, p.reached, p.head, p.behind_since, p.seen_at,
+                 iif(p.leased_until > ?1, p.state, 'idle'), iif(p.leased_until > ?1, p.rate, 0.0),
+                 iif(p.leased_until > ?1, p.process, NULL)
+             FROM backstory_projection p LEFT JOIN backstory_progress t ON t.projection = p.name
+             ORDER BY p.name",
+        )
+        .bind(now())
+        .fetch_all(&mut *reader)
+        .await;
+        let rows = rows.map_err(|error| self.failed(error))?;
+        let all: Result<_, _> = rows.iter().map(row).collect();
+        all.map_err(|error| self.failed(error))
+    }
+
+    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let ordered = ordered(&mut transaction, projection, kind).await;
+        let ordered = ordered.map_err(|error| self.failed(error))?;
+        self.commit(transaction).await?;
+        Ok(ordered)
+    }
+
+    async fn order_outcome(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        let mut reader = self.reader().await?;
+        let outcome = outcome(&mut reader, id).await;
+        outcome.map_err(|error| self.failed(error))
+    }
+
+    async fn withdraw_order(&self, id: i64) -> Result<OrderOutcome, StoreError> {
+        let mut transaction = self.begin().await?;
+        let withdrawn = async {
+            let outcome = outcome(&mut transaction, id).await?;
+            if outcome == OrderOutcome::Pending {
+                sqlx::query("DELETE FROM backstory_projection_order WHERE id = ?1")
+                    .bind(id)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            Ok(outcome)
+        };
+        let outcome = withdrawn
+            .await
+            .map_err(|error: sqlx::Error| self.failed(error))?;
+        self.commit(transaction).await?;
+        Ok(outcome)
+    }
+}
+
+fn now() -> i64 {
+    Utc::now().timestamp_micros()
+}
+
+async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Seat>, sqlx::Error> {
+    let now = now();
+    let lease = i64::try_from(beat.lease.as_micros()).unwrap_or(i64::MAX);
+    if !beat.answers.is_empty() {
+        let answers = beat.answers.iter().map(|answer| {
+            let failure = answer.outcome.as_ref().err();
+            json!({ "id": answer.id, "failure": failure })
+        });
+        sqlx::query(
+            "UPDATE backstory_projection_order AS o
+             SET answered_at = ?2, process = ?3, failure = q.value ->> 'failure'
+             FROM json_each(?1) q WHERE o.id = q.value ->> 'id' AND o.answered_at IS NULL",
+        )
+        .bind(answers.collect::<serde_json::Value>().to_string())
+        .bind(now)
+        .bind(&beat.process)
+        .execute(&mut *connection)
+        .await?;
+    }
+    let reports = beat.reports.iter().map(|report| {
+        json!({
+            "projection": report.projection,
+            "state": report.state.as_str(),
+            "reason": report.reason,
+            "reached": report.reached.get(),
+            "head": report.head.get(),
+            "behind_since": report.behind_since.map(|time| time.timestamp_micros()),
+            "rate": report.rate,
+        })
+    });
+    let reports = reports.collect::<serde_json::Value>().to_string();
+    sqlx::query(
+        "INSERT OR IGNORE INTO backstory_projection (name)
+         SELECT value ->> 'projection' FROM json_each(?1)",
+    )
+    .bind(&reports)
+    .execute(&mut *connection)
+    .await?;
+    // Who leads from now on is the only one to commit: an earlier leader is fenced by the epoch.
+    sqlx::query(
+        "INSERT INTO backstory_progress (projection, position, event_id, epoch)
+         SELECT p.name, 0, zeroblob(16), 1
+         FROM json_each(?1) q JOIN backstory_projection p ON p.name = q.value ->> 'projection'
+         WHERE p.owner IS NOT ?2 AND (p.owner IS NULL OR p.leased_until <= ?3)
+         ON CONFLICT (projection) DO UPDATE SET epoch = epoch + 1",
+    )
+    .bind(&reports)
+    .bind(beat.owner)
+    .bind(now)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE backstory_projection AS p
+         SET term = p.term + (p.owner IS NOT ?2), owner = ?2, process = ?4, leased_until = ?3 + ?5,
+             state = q.value ->> 'state', reason = q.value ->> 'reason',
+             reached = q.value ->> 'reached', head = q.value ->> 'head',
+             behind_since = q.value ->> 'behind_since', rate = q.value ->> 'rate', seen_at = ?3
+         FROM json_each(?1) q
+         WHERE p.name = q.value ->> 'projection'
+             AND (p.owner IS NULL OR p.owner = ?2 OR p.leased_until <= ?3)",
+    )
+    .bind(&reports)
+    .bind(beat.owner)
+    .bind(now)
+    .bind(&beat.process)
+    .bind(lease)
+    .execute(&mut *connection)
+    .await?;
+    let rows = sqlx::query(
+        "SELECT p.name, coalesce(t.position, 0), coalesce(t.event_id, zeroblob(16)), coalesce(t.epoch, 0),
+             p.paused, p.owner = ?2, p.term,
+             iif(p.owner <> ?2 AND p.state IN ('failing', 'stopped'), p.reason, NULL)
+         FROM json_each(?1) q JOIN backstory_projection p ON p.name = q.value ->> 'projection'
+             LEFT JOIN backstory_progress t ON t.projection = p.name
+         ORDER BY q.key",
+    )
+    .bind(&reports)
+    .bind(beat.owner)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut seats = rows.iter().map(seat).collect::<Result<Vec<_>, _>>()?;
+    let orders = sqlx::query(
+        "SELECT o.id, o.projection, o.kind
+         FROM backstory_projection_order o JOIN backstory_projection p ON p.name = o.projection
+         WHERE p.owner = ?1 AND o.answered_at IS NULL ORDER BY o.id",
+    )
+    .bind(beat.owner)
+    .fetch_all(connection)
+    .await?;
+    for row in &orders {
+        let projection: &str = row.try_get(1)?;
+        // What this program does not know is left to newer ones.
+        let Ok(kind) = row.try_get::<&str, _>(2)?.parse() else {
+            continue;
+        };
+        let id = row.try_get(0)?;
+        if let Some(seat) = seats.iter_mut().find(|seat| seat.projection == projection) {
+            seat.orders.push(Order { id, kind });
+        }
+    }
+    Ok(seats)
+}
+
+fn progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
+    Ok(Progress {
+        projection: row.try_get(0)?,
+        checkpoint: Checkpoint {
+            position: Position::new(row.try_get(1)?),
+            event_id: EventId::from_uuid(row.try_get(2)?),
+        },
+        epoch: row.try_get(3)?,
+    })
+}
+
+fn seat(row: &SqliteRow) -> Result<Seat, sqlx::Error> {
+    let progress = progress(row)?;
+    Ok(Seat {
+        projection: progress.projection.clone(),
+        progress,
+        paused: row.try_get(4)?,
+        leads: row.try_get(5)?,
+        term: row.try_get(6)?,
+        trouble: row.try_get(7)?,
+        orders: Vec::new(),
+    })
+}
+
+fn row(row: &SqliteRow) -> Result<ProjectionRow, sqlx::Error> {
+    let progress = progress(row)?;
+    let time = |column| -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+        let micros: Option<i64> = row.try_get(column)?;
+        Ok(micros.and_then(DateTime::from_timestamp_micros))
+    };
+    let state: &str = row.try_get(10)?;
+    let state: RowState = state
+        .parse()
+        .map_err(|unknown: UnknownWord| sqlx::Error::Decode(unknown.into()))?;
+    let mut found = ProjectionRow::new(progress, state);
+    found.paused = row.try_get(4)?;
+    found.reason = row.try_get(5)?;
+    found.reached = Position::new(row.try_get(6)?);
+    found.head = Position::new(row.try_get(7)?);
+    found.behind_since = time(8)?;
+    found.seen_at = time(9)?;
+    found.rate = row.try_get(11)?;
+    found.process = row.try_get(12)?;
+    Ok(found)
+}
+
+async fn ordered(
+    connection: &mut SqliteConnection,
+    projection: &str,
+    kind: OrderKind,
+) -> Result<Option<i64>, sqlx::Error> {
+    let now = now();
+    let known = sqlx::query(
+        "UPDATE backstory_projection
+         SET paused = CASE ?2 WHEN 'pause' THEN 1 WHEN 'resume' THEN 0 ELSE paused END
+         WHERE name = ?1",
+    )
+    .bind(projection)
+    .bind(kind.as_str())
+    .execute(&mut *connection)
+    .await?;
+    if known.rows_affected() == 0 {
+        return Ok(None);
+    }
+    sqlx::query("DELETE FROM backstory_projection_order WHERE given_at < ?1")
+        .bind(now - KEPT)
+        .execute(&mut *connection)
+        .await?;
+    let id = sqlx::query_scalar(
+        "INSERT INTO backstory_projection_order (projection, kind, given_at) VALUES (?1, ?2, ?3)
+         RETURNING id",
+    )
+    .bind(projection)
+    .bind(kind.as_str())
+    .bind(now)
+    .fetch_one(connection)
+    .await?;
+    Ok(Some(id))
+}
+
+async fn outcome(connection: &mut SqliteConnection, id: i64) -> Result<OrderOutcome, sqlx::Error> {
+    let found: Option<(bool, Option<String>, Option<String>)> = sqlx::query_as(
+        "SELECT answered_at IS NOT NULL, process, failure FROM backstory_projection_order
+         WHERE id = ?1",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(match found {
+        None => OrderOutcome::Gone,
+        Some((false, ..)) => OrderOutcome::Pending,
+        Some((_, _, Some(reason))) => OrderOutcome::Failed { reason },
+        Some((_, process, None)) => OrderOutcome::Done {
+            process: process.unwrap_or_default(),
+        },
+    })
+}

@@ -100,7 +100,7 @@ impl Default for PostgresOptions {
             connect_timeout: Duration::from_secs(5),
             lock_timeout: Duration::from_secs(2),
             append_idle_timeout: Duration::from_secs(5),
-            projection_idle_timeout: Duration::from_secs(30),
+            projection_idle_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -234,7 +234,9 @@ impl PostgresOptions {
     }
 
     /// After how long the server ends a client that freezes inside the transaction of a
-    /// projection; 30 seconds by default, at least 1 ms.
+    /// projection; 5 seconds by default, at least 1 ms. Not longer than the
+    /// [lease](backstory_projection::ProjectorOptions::lease) of the projector: another process that takes
+    /// over waits for the rows which the frozen one has locked.
     #[must_use]
     pub fn with_projection_idle_timeout(mut self, timeout: Duration) -> Self {
         self.projection_idle_timeout = timeout.max(Duration::from_millis(1));

@@ -346,7 +346,7 @@ async fn a_client_that_dies_while_it_waits_stores_nothing_later() {
 }
 
 /// This test program, also when a build has replaced its file meanwhile.
-fn own_program() -> std::path::PathBuf {
+pub(crate) fn own_program() -> std::path::PathBuf {
     let linux = std::path::PathBuf::from("/proc/self/exe");
     if linux.exists() {
         linux

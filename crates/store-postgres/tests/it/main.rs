@@ -25,6 +25,7 @@ mod projections;
 mod replica;
 mod schema;
 mod tail;
+mod takeover;
 mod transient;
 mod upgrade;
 mod verify;

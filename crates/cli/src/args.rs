@@ -46,9 +46,45 @@ pub(crate) enum Command {
         #[command(flatten)]
         schema: Schema,
     },
+    /// See how projections are doing, and tell them what to do
+    #[command(subcommand)]
+    Projections(Projections),
     /// List, create or drop the indexes that not every database needs
     #[command(subcommand)]
     Indexes(Indexes),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Projections {
+    /// Show what each is doing, how far behind it is, and which process runs it
+    List {
+        #[command(flatten)]
+        database: Database,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let one rest after the batch that it is at, until it is resumed
+    Pause(OneProjection),
+    /// Let one go on: after a pause, or after an error that stopped it
+    Resume(OneProjection),
+    /// Let one run now, whatever its schedule says
+    Trigger(OneProjection),
+    /// Empty the read model of one, and let it be built again from the start of the log
+    Reset(OneProjection),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OneProjection {
+    /// Which, by the name that `list` shows
+    #[arg(value_name = "PROJECTION")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) database: Database,
+    /// How long to wait for the process that runs it, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) patience: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,8 @@
-//! `backstory`: checks a store on Postgres, prints its statements, builds its indexes.
+//! `backstory`: checks a store on Postgres, prints its statements, builds its indexes, tells its
+//! projections what to do.
 
 mod args;
+mod projections;
 mod run;
 
 use std::{

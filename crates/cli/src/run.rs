@@ -8,9 +8,12 @@ use std::{
 use backstory_event::{StoreError, StoreErrorKind};
 use backstory_store_postgres::{IndexChange, IndexInfo, Maintenance, PostgresStore, Verification};
 
-use crate::args::{Command, Database, Indexes};
+use crate::{
+    args::{Command, Database, Indexes},
+    projections::projections,
+};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Gives the exit code.
 pub(crate) async fn run(command: Command, out: &mut impl Write) -> Result<u8> {
@@ -26,19 +29,22 @@ pub(crate) async fn run(command: Command, out: &mut impl Write) -> Result<u8> {
         Command::Grants { role, schema } => {
             print(out, &PostgresStore::grants(&schema.schema, &role)?)
         }
+        Command::Projections(command) => projections(command, out).await,
         Command::Indexes(command) => indexes(command, out).await,
     }
 }
 
+pub(crate) fn url(database: &Database) -> Result<&str> {
+    let url = database.url.as_deref().filter(|url| !url.is_empty());
+    url.ok_or_else(|| {
+        "no database is named: give --url postgres://user:password@host:5432/name, or set \
+         DATABASE_URL"
+            .into()
+    })
+}
+
 async fn connect(database: &Database) -> Result<Maintenance> {
-    let Some(url) = database.url.as_ref().filter(|url| !url.is_empty()) else {
-        return Err(
-            "no database is named: give --url postgres://user:password@host:5432/name, or set \
-             DATABASE_URL"
-                .into(),
-        );
-    };
-    let connected = Maintenance::connect(url, &database.schema.schema).await;
+    let connected = Maintenance::connect(url(database)?, &database.schema.schema).await;
     connected.map_err(|error| advise(&error).into())
 }
 
@@ -96,7 +102,7 @@ async fn indexes(command: Indexes, out: &mut impl Write) -> Result<u8> {
     }
 }
 
-fn print(out: &mut impl Write, text: &str) -> Result<u8> {
+pub(crate) fn print(out: &mut impl Write, text: &str) -> Result<u8> {
     match out.write_all(text.as_bytes()) {
         // Whoever read it has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
@@ -105,7 +111,7 @@ fn print(out: &mut impl Write, text: &str) -> Result<u8> {
 }
 
 /// The error, and what to do about it on a command line.
-fn advise(error: &StoreError) -> String {
+pub(crate) fn advise(error: &StoreError) -> String {
     let advice = match error.kind() {
         StoreErrorKind::Schema { .. } => {
             "name the schema with --schema, or make it with the statements of `backstory ddl`"

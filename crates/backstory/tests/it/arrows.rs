@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store-sqlite",
         ],
     ),
-    ("cli", &["event", "store-postgres"]),
+    ("cli", &["event", "projection", "store-postgres"]),
     ("test-postgres", &[]),
     ("torture", &["event", "store-postgres", "test-postgres"]),
     ("todo", &["backstory"]),

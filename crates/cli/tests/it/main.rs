@@ -8,8 +8,13 @@
 
 use std::process::{Command, Output};
 
+use async_trait::async_trait;
 use backstory_event::{
-    Append, EventStore, ExpectedVersion, Lifecycle, NewEvent, Payload, StreamId,
+    Append, DecodeEvent, Envelope, EventFilter, EventStore, EventType, ExpectedVersion, Lifecycle,
+    NewEvent, Payload, StreamId,
+};
+use backstory_projection::{
+    self as projection, Documents, Projection, Projector, ProjectorOptions, Schedule,
 };
 use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestDatabase;
@@ -176,6 +181,91 @@ async fn indexes_are_listed_made_and_dropped() {
     assert_eq!(ok(url, &drop), "correlation: dropped\n");
     assert_eq!(ok(url, &drop), "correlation: was not there\n");
     assert!(ok(url, &["verify"]).contains("sound"));
+}
+
+/// Takes what comes.
+struct Titles;
+
+#[async_trait]
+impl Projection<Documents> for Titles {
+    type Event = Nothing;
+    const NAME: &'static str = "titles";
+
+    fn filter(&self) -> EventFilter {
+        EventFilter::all()
+    }
+
+    async fn project(&self, _: &[Envelope<Nothing>], _: &mut Documents) -> projection::Result {
+        Ok(())
+    }
+}
+
+/// No event at all.
+#[derive(Debug)]
+enum Nothing {}
+
+impl DecodeEvent for Nothing {
+    fn types() -> Vec<EventType> {
+        Vec::new()
+    }
+
+    fn decode(_: &str, _: &Payload) -> Result<Option<Self>, serde_json::Error> {
+        Ok(None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn projections_are_listed_and_told_what_to_do() {
+    let database = filled("backstory").await;
+    let url = Some(database.url());
+    let none = ok(url, &["projections", "list"]);
+    assert_eq!(none, "no projection has ever run on this schema\n");
+    let unknown = fails(url, &["projections", "reset", "titles"]);
+    assert!(
+        unknown.contains("there is no projection `titles`"),
+        "{unknown}"
+    );
+
+    let store = PostgresStore::connect(database.url()).await.unwrap();
+    let options = ProjectorOptions::default().with_process("pod-7");
+    let projector = Projector::new(&store)
+        .with(Titles, Schedule::continuous())
+        .with_options(options);
+    let projector = projector.start().await.unwrap();
+    projector.catch_up().await.unwrap();
+    let tell = |what| ok(url, &["projections", what, "titles"]);
+    assert_eq!(tell("pause"), "titles: paused, in pod-7\n");
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(url, &["projections", "list", "--json"])).unwrap();
+    assert_eq!(json[0]["projection"], "titles");
+    assert_eq!(
+        (&json[0]["paused"], &json[0]["process"]),
+        (&true.into(), &"pod-7".into())
+    );
+    assert_eq!(tell("resume"), "titles: goes on, in pod-7\n");
+    assert_eq!(tell("trigger"), "titles: runs now, in pod-7\n");
+    assert_eq!(
+        tell("reset"),
+        "titles: emptied; it is built again, in pod-7\n"
+    );
+    projector.catch_up().await.unwrap();
+    let said = ok(url, &["projections", "list"]);
+    assert!(
+        said.starts_with("PROJECTION  STATE    REACHED  LAG  RATE  PROCESS\n"),
+        "{said}"
+    );
+    assert!(said.contains("titles      running"), "{said}");
+
+    projector.shutdown().await.unwrap();
+    assert_eq!(tell("pause"), "titles: paused; no process runs it now\n");
+    let said = ok(url, &["projections", "list"]);
+    assert!(said.contains("titles      idle, paused"), "{said}");
+    let nobody = fails(
+        url,
+        &["projections", "trigger", "titles", "--patience", "1"],
+    );
+    assert!(nobody.contains("start a process"), "{nobody}");
+    store.close().await;
 }
 
 #[test]

@@ -190,7 +190,11 @@ async fn processes_that_die_or_freeze_lose_and_repeat_nothing() {
             leads = next_leader(&store, Some(before)).await;
             replicas.start(database.url());
         } else {
-            run(&mut admin, &format!("INSERT INTO to_freeze VALUES ({before})")).await;
+            run(
+                &mut admin,
+                &format!("INSERT INTO to_freeze VALUES ({before})"),
+            )
+            .await;
             vote(&store, 60).await;
             leads = next_leader(&store, Some(before)).await;
             // It wakes, and would like to go on where it stood.

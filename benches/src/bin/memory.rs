@@ -14,7 +14,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Event)]
 #[event(prefix = "order")]
 enum OrderEvent {
-    Placed { customer: String, article: String, amount: u32, price: f64, note: String },
+    Placed {
+        customer: String,
+        article: String,
+        amount: u32,
+        price: f64,
+        note: String,
+    },
 }
 
 fn placed(number: u32) -> OrderEvent {
@@ -50,7 +56,11 @@ impl Projection<Documents> for Total {
     type Event = OrderEvent;
     const NAME: &'static str = "total";
 
-    async fn project(&self, batch: &[Envelope<OrderEvent>], docs: &mut Documents) -> projection::Result {
+    async fn project(
+        &self,
+        batch: &[Envelope<OrderEvent>],
+        docs: &mut Documents,
+    ) -> projection::Result {
         let mut total: u64 = docs.get("total", "all").await?.unwrap_or(0);
         for envelope in batch {
             let OrderEvent::Placed { amount, .. } = &envelope.event;
@@ -70,10 +80,13 @@ async fn fill(store: &Store, streams: u64, each: u32) -> Result<(), BoxError> {
         let stream = Order::stream(&key)?;
         let mut left = each;
         while left > 0 {
-            let events: Vec<_> =
-                (0..left.min(5_000)).map(|n| NewEvent::of(&placed(n))).collect::<Result<_, _>>()?;
+            let events: Vec<_> = (0..left.min(5_000))
+                .map(|n| NewEvent::of(&placed(n)))
+                .collect::<Result<_, _>>()?;
             left -= u32::try_from(events.len())?;
-            store.append(Append::to(stream.clone(), ExpectedVersion::Any, events)).await?;
+            store
+                .append(Append::to(stream.clone(), ExpectedVersion::Any, events))
+                .await?;
         }
     }
     Ok(())
@@ -81,14 +94,20 @@ async fn fill(store: &Store, streams: u64, each: u32) -> Result<(), BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let json: Vec<String> =
-        (0..10_000).map(|n| Ok(NewEvent::of(&placed(n))?.payload.as_str().to_owned()))
-            .collect::<Result<_, BoxError>>()?;
+    let json: Vec<String> = (0..10_000)
+        .map(|n| Ok(NewEvent::of(&placed(n))?.payload.as_str().to_owned()))
+        .collect::<Result<_, BoxError>>()?;
     println!("payload: {} bytes", json[0].len());
 
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "decoded like the event, then dropped")]
-    struct Raw { customer: String, article: String, amount: u32, price: f64, note: String }
+    struct Raw {
+        customer: String,
+        article: String,
+        amount: u32,
+        price: f64,
+        note: String,
+    }
     let start = Instant::now();
     for _ in 0..100 {
         for text in &json {
@@ -109,7 +128,10 @@ async fn main() -> Result<(), BoxError> {
     let store = Store::connect("memory:").await?;
     fill(&store, 1_000, 1_000).await?;
     let start = Instant::now();
-    let projector = Projector::new(&store).with(Total, Schedule::continuous()).start().await?;
+    let projector = Projector::new(&store)
+        .with(Total, Schedule::continuous())
+        .start()
+        .await?;
     projector.catch_up().await?;
     rate("a projection over 1,000,000 events", 1_000_000, start);
     let total: Option<u64> = store.documents().get("total", "all").await?;

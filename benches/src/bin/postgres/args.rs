@@ -38,6 +38,12 @@ pub struct Args {
     /// Follow the log of this database: what the program starts itself with
     #[arg(long, hide = true, value_name = "URL")]
     pub follow: Option<String>,
+    /// Append to the log of this database: what the program starts itself with
+    #[arg(long, hide = true, value_name = "URL", requires = "events")]
+    pub feed: Option<String>,
+    /// How many events to append
+    #[arg(long, hide = true, value_name = "EVENTS")]
+    pub events: Option<usize>,
 }
 
 /// The cases, in the order in which they run.
@@ -57,6 +63,10 @@ pub enum CaseName {
     Read,
     /// From an append's return to its delivery, in this and in another process
     Live,
+    /// Catching up with the log, exactly once, into a table and into documents
+    Project,
+    /// From an append's return to its event in a read model, appended in this and in another process
+    Visible,
     /// Load, decide and append through the command bus
     Command,
     /// Importing history

@@ -7,6 +7,7 @@ mod bench;
 mod cases;
 mod cluster;
 mod domain;
+mod feed;
 mod fill;
 mod follow;
 mod load;
@@ -25,6 +26,9 @@ async fn main() -> Result<(), BoxError> {
     let args = Args::parse();
     if let Some(url) = &args.follow {
         return follow::run(url).await;
+    }
+    if let (Some(url), Some(events)) = (&args.feed, args.events) {
+        return feed::run(url, events).await;
     }
     let bench = Bench::start(args).await?;
     for case in bench.args.cases() {

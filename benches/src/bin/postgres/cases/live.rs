@@ -27,15 +27,15 @@ use crate::{
 };
 
 const CASE: &str = "live";
-const EVENTS_PER_SECOND: u64 = 1_000;
+pub(super) const EVENTS_PER_SECOND: u64 = 1_000;
 /// After so long without a delivery something is lost.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Positions, and when their events were delivered (or their appends returned).
-type Times = BTreeMap<Position, u64>;
+pub(super) type Times = BTreeMap<Position, u64>;
 
-/// A process of its own that follows the log.
-struct Other {
+/// A process of its own that follows the log, or appends to it.
+pub(super) struct Other {
     child: Child,
     // Its end is the sign to end.
     _stdin: ChildStdin,
@@ -43,9 +43,9 @@ struct Other {
 }
 
 impl Other {
-    async fn start(url: &str) -> Result<Self, BoxError> {
+    pub(super) async fn start(args: &[&str]) -> Result<Self, BoxError> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["--follow", url])
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -72,7 +72,7 @@ impl Other {
         parse(&line).ok_or_else(|| format!("the other process said {line:?}").into())
     }
 
-    async fn collect(mut self, events: usize) -> Result<Times, BoxError> {
+    pub(super) async fn collect(mut self, events: usize) -> Result<Times, BoxError> {
         let mut times = Times::new();
         while times.len() < events {
             let (position, time) = self.next().await?;
@@ -96,7 +96,7 @@ async fn here(mut subscription: Subscription, events: usize) -> Result<Times, Bo
 }
 
 /// Starts an append every millisecond, whatever the others do, and notes when each returns.
-async fn append(store: &PostgresStore, events: usize) -> Result<Times, BoxError> {
+pub async fn append(store: &PostgresStore, events: usize) -> Result<Times, BoxError> {
     let payload = domain::payload()?;
     let mut ticks = interval(Duration::from_micros(1_000_000 / EVENTS_PER_SECOND));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -123,7 +123,10 @@ async fn append(store: &PostgresStore, events: usize) -> Result<Times, BoxError>
 }
 
 /// Transactions that have written and stay open: in the database of the log, and in another one.
-async fn hold(bench: &Bench, database: &Database) -> Result<Vec<PgConnection>, BoxError> {
+pub(super) async fn hold(
+    bench: &Bench,
+    database: &Database,
+) -> Result<Vec<PgConnection>, BoxError> {
     let mut holders = vec![
         PgConnection::connect(&database.url).await?,
         bench.cluster.admin().await?,
@@ -160,7 +163,7 @@ async fn measure(
             tokio::try_join!(append(&store, events), here(subscription, events))?
         }
         _ => {
-            let other = Other::start(&database.url).await?;
+            let other = Other::start(&["--follow", &database.url]).await?;
             tokio::try_join!(append(&store, events), other.collect(events))?
         }
     };
@@ -172,9 +175,17 @@ async fn measure(
     store.close().await;
     bench.leave(ground, database).await?;
 
+    let what = format!("{process} process");
+    let (millis, text) = waits(&returned, &delivered)?;
+    say(bench, &what, held, rate, &text);
+    Ok(stats(CASE, process, held, &millis))
+}
+
+/// How long each event took from the return of its append, in order, and how many took no time.
+pub(super) fn waits(returned: &Times, delivered: &Times) -> Result<(Vec<f32>, String), BoxError> {
     let mut millis = Vec::new();
     let mut before = 0;
-    for (position, returned) in &returned {
+    for (position, returned) in returned {
         let Some(delivered) = delivered.get(position) else {
             return Err(format!("the event at {position} was never delivered").into());
         };
@@ -183,22 +194,27 @@ async fn measure(
         millis.push(delivered.saturating_sub(*returned) as f32 / 1e3);
     }
     millis.sort_by(f32::total_cmp);
+    let percent = before as f64 * 100.0 / millis.len().max(1) as f64;
+    Ok((millis, format!("{percent:.0} % before the append returned")))
+}
+
+pub(super) fn say(bench: &Bench, what: &str, held: bool, rate: f64, text: &str) {
     let open = if held { ", with open transactions" } else { "" };
     bench.report.say(format!(
-        "  {process} process{open}: {rate:.0} events/s of {EVENTS_PER_SECOND}; {:.0} % delivered before the append returned",
-        before as f64 * 100.0 / events as f64,
+        "  {what}{open}: {rate:.0} events/s of {EVENTS_PER_SECOND}; {text}"
     ));
-    let stat = |stat, percent| {
-        let key = Key::new(CASE, MILLIS)
+}
+
+pub(super) fn stats(case: &str, process: &str, held: bool, millis: &[f32]) -> Vec<Sample> {
+    let stat = |(stat, percent)| {
+        let key = Key::new(case, MILLIS)
             .with("process", process)
             .with("open_transactions", held);
-        (key.with("stat", stat), percentile(&millis, percent))
+        (key.with("stat", stat), percentile(millis, percent))
     };
-    Ok(vec![
-        stat("p50", 50.0),
-        stat("p99", 99.0),
-        stat("max", 100.0),
-    ])
+    [("p50", 50.0), ("p99", 99.0), ("max", 100.0)]
+        .map(stat)
+        .into()
 }
 
 pub async fn ours(bench: &Bench, ground: Ground) -> Result<Vec<Sample>, BoxError> {

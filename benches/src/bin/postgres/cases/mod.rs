@@ -6,11 +6,13 @@ mod command;
 mod contended;
 mod dcb;
 mod growth;
-mod live;
+pub mod live;
+mod project;
 mod read;
 mod rehydrate;
 mod statistics;
 mod ten;
+mod visible;
 
 use backstory::BoxError;
 
@@ -96,6 +98,8 @@ async fn measure(bench: &Bench, case: CaseName, ground: Ground) -> Result<Vec<Sa
         CaseName::Rehydrate => rehydrate::ours(bench, ground).await,
         CaseName::Read => read::ours(bench, ground).await,
         CaseName::Live => live::ours(bench, ground).await,
+        CaseName::Project => project::ours(bench).await,
+        CaseName::Visible => visible::ours(bench, ground).await,
         CaseName::Command => command::ours(bench, ground).await,
         CaseName::Bulk => bulk::ours(bench, ground).await,
         CaseName::Statistics => statistics::ours(bench).await,
@@ -116,9 +120,12 @@ async fn measure_raw(
         CaseName::Dcb => dcb::raw(bench, ground).await,
         CaseName::Rehydrate => rehydrate::raw(bench).await,
         CaseName::Read => read::raw(bench).await,
+        CaseName::Project => project::raw(bench).await,
         CaseName::Command => command::raw(bench).await,
         CaseName::Bulk => bulk::raw(bench).await,
-        CaseName::Live | CaseName::Statistics | CaseName::Growth => Ok(Vec::new()),
+        CaseName::Live | CaseName::Visible | CaseName::Statistics | CaseName::Growth => {
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -131,6 +138,8 @@ fn figures(case: CaseName, ours: &Series, raw: &Series) -> Vec<Figure> {
         CaseName::Rehydrate => rehydrate::figures(ours, raw),
         CaseName::Read => read::figures(ours, raw),
         CaseName::Live => live::figures(ours),
+        CaseName::Project => project::figures(ours, raw),
+        CaseName::Visible => visible::figures(ours),
         CaseName::Command => command::figures(ours, raw),
         CaseName::Bulk => bulk::figures(ours, raw),
         CaseName::Statistics => statistics::figures(ours),

@@ -9,9 +9,9 @@ use backstory_event::{
     StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
 };
 use backstory_projection::{
-    Beat, Checkpoints, CommitError, Control, DocumentKey, DocumentList, DocumentReader,
-    DocumentRow, DocumentStore, DocumentWrite, OrderKind, OrderOutcome, Progress, ProjectionRow,
-    Seat, Step,
+    Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
+    DocumentReader, DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, OrderKind,
+    OrderOutcome, Progress, ProjectionRow, Seat, Step,
 };
 use uuid::Uuid;
 
@@ -24,7 +24,9 @@ pub struct Store(Arc<dyn Backend>);
 
 /// What every store can do, dyn-compatible.
 #[async_trait]
-trait Backend: EventStore + SnapshotStore + Checkpoints + Control + DocumentStore {
+trait Backend:
+    EventStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore
+{
     async fn shut(&self);
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -240,6 +242,25 @@ impl Control for Store {
 
     async fn withdraw_order(&self, id: i64) -> Result<OrderOutcome, StoreError> {
         self.0.withdraw_order(id).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Store {
+    async fn list_letters(&self, query: &LetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
+        self.0.list_letters(query).await
+    }
+
+    async fn count_letters(&self, projection: &str) -> Result<LetterCount, StoreError> {
+        self.0.count_letters(projection).await
+    }
+
+    async fn parked_keys(
+        &self,
+        projection: &str,
+        keys: &[String],
+    ) -> Result<Vec<String>, StoreError> {
+        self.0.parked_keys(projection, keys).await
     }
 }
 

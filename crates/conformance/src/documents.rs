@@ -76,7 +76,7 @@ async fn commit<S: DocumentStore + Checkpoints>(
 ) -> Progress {
     let from = store.load_progress(projection).await.unwrap();
     let to = Target::Advance(further(&from));
-    let step = Step { from, to };
+    let step = Step::new(from, to);
     within(store.commit_documents(writes, &step)).await.unwrap();
     step.result()
 }

@@ -4,16 +4,16 @@ use std::{future::Future, sync::Arc};
 
 use backstory_aggregate::SnapshotStore;
 use backstory_event::{EventBus, EventStore, LocalBus};
-use backstory_projection::{Checkpoints, Control, DocumentStore};
+use backstory_projection::{Checkpoints, Control, DeadLetters, DocumentStore};
 
 /// Everything that a complete store does, as one dyn-compatible trait.
 pub trait CompleteStore:
-    EventStore + SnapshotStore + Checkpoints + Control + DocumentStore
+    EventStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore
 {
 }
 
-impl<T: EventStore + SnapshotStore + Checkpoints + Control + DocumentStore + ?Sized> CompleteStore
-    for T
+impl<T> CompleteStore for T where
+    T: EventStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore + ?Sized
 {
 }
 
@@ -107,6 +107,9 @@ macro_rules! every_suite {
         }
         mod documents {
             $crate::documents_suite!($make);
+        }
+        mod letters {
+            $crate::letters_suite!($make);
         }
         mod repository {
             $crate::repository_suite!($make);

@@ -26,6 +26,7 @@ pub mod documents;
 pub mod event_store;
 mod fixture;
 pub mod kit;
+pub mod letters;
 pub mod projector;
 pub mod properties;
 pub mod repository;

@@ -1,6 +1,7 @@
 //! What a projector does on every store.
 
 mod delivery;
+mod failures;
 pub mod ledger;
 mod lifecycle;
 mod replicas;
@@ -8,6 +9,7 @@ mod schedules;
 mod waiting;
 
 pub use delivery::*;
+pub use failures::*;
 pub use lifecycle::*;
 pub use replicas::*;
 pub use schedules::*;
@@ -29,6 +31,17 @@ macro_rules! projector_suite {
             a_changed_past_stops_the_projection
             a_failing_batch_leaves_nothing_and_is_tried_again
             a_panic_is_a_failure_like_others
+            a_skipped_event_becomes_a_letter_and_the_rest_flows
+            a_parked_key_waits_and_the_others_go_on
+            parked_keys_stay_parked_after_a_restart
+            what_is_replayed_is_projected_once
+            a_letter_that_fails_again_stays
+            discarded_letters_are_gone
+            what_does_not_decode_is_left_out_at_once
+            attempts_are_used_up_before_it_stops
+            two_projectors_leave_an_event_out_once
+            a_reset_drops_the_letters
+            what_is_erased_is_not_replayed
             a_debounce_makes_one_batch_of_many
             the_cap_holds_under_steady_traffic
             a_full_batch_does_not_wait

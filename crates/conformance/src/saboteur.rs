@@ -89,6 +89,14 @@ sabotages! {
         => documents::a_fenced_commit_writes_nothing;
     5 ForgetsCheckpoints "commits documents without their checkpoint"
         => documents::a_commit_moves_the_checkpoint_also_without_documents;
+    5 LosesLetters "commits batches without the letters of what they left out"
+        => letters::letters_are_kept_with_their_step;
+    5 KeepsLetters "keeps the letters that a step removes"
+        => projector::what_is_replayed_is_projected_once;
+    5 UnparksKeys "says that no key is parked"
+        => projector::a_parked_key_waits_and_the_others_go_on;
+    5 RepeatsLetters "gives the last letter of a page again on the next"
+        => letters::letters_are_listed_page_by_page;
     6 DeniesWhatItStored "says not stored after it has stored"
         => event_store::outcome::an_expired_deadline_tells_the_truth;
     7 ForgetsIds "stores the same append again"

@@ -5,6 +5,8 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, StoreError};
 
+use crate::LetterWrite;
+
 /// How far a projection has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -12,7 +14,8 @@ pub struct Progress {
     pub projection: String,
     /// Up to where its read model contains the log.
     pub checkpoint: Checkpoint,
-    /// How often it was reset: a batch that began before a reset can no longer commit.
+    /// How often something else than a batch changed the read model: a reset, replayed or discarded
+    /// letters. A batch that began before can no longer commit.
     pub epoch: i64,
 }
 
@@ -34,6 +37,8 @@ pub struct Step {
     pub from: Progress,
     /// What is stored instead.
     pub to: Target,
+    /// What becomes of the projection's dead letters, in the same transaction.
+    pub letters: Vec<LetterWrite>,
 }
 
 /// The end of a [`Step`].
@@ -41,15 +46,35 @@ pub struct Step {
 pub enum Target {
     /// The read model now contains the log up to here.
     Advance(Checkpoint),
-    /// The read model is empty again: checkpoint at the start, epoch one higher.
+    /// The read model changed behind the checkpoint, which stays: epoch one higher.
+    Amend,
+    /// The read model is empty again, and no letter is left: checkpoint at the start, epoch one
+    /// higher.
     Reset,
 }
 
 impl Step {
+    /// A step that changes no letters, other than that a reset removes all.
+    pub fn new(from: Progress, to: Target) -> Self {
+        Self {
+            from,
+            to,
+            letters: Vec::new(),
+        }
+    }
+
+    /// With these changes of the projection's letters.
+    #[must_use]
+    pub fn with_letters(mut self, letters: Vec<LetterWrite>) -> Self {
+        self.letters = letters;
+        self
+    }
+
     /// The progress after the step.
     pub fn result(&self) -> Progress {
         let (checkpoint, epoch) = match self.to {
             Target::Advance(checkpoint) => (checkpoint, self.from.epoch),
+            Target::Amend => (self.from.checkpoint, self.from.epoch + 1),
             Target::Reset => (Checkpoint::START, self.from.epoch + 1),
         };
         Progress {

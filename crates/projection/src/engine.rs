@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use backstory_event::Position;
 
-use crate::{Schedule, schedule::Timing};
+use crate::{OnFailure, Schedule, schedule::Timing};
+
+mod suspects;
+
+use suspects::{Suspects, Verdict};
 
 /// The time since the projector began.
 pub(crate) type Time = Duration;
@@ -24,8 +28,11 @@ const CLOSING_POSITIONS: i64 = 10_000;
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Project what is buffered; store only the checkpoint when nothing is.
+    /// Project the [`Engine::portion`] of what is buffered; store only the checkpoint when nothing
+    /// is.
     Run,
+    /// Leave the first event of the buffer out: pass it without projecting it.
+    LeaveOut,
     /// Find the end of the log and say [`Engine::head_found`].
     FindHead,
     /// Load the projection's progress and say [`Engine::reloaded`].
@@ -79,6 +86,7 @@ pub(crate) struct Engine {
     tick: Option<Time>,
     look: bool,
     failures: u32,
+    suspects: Suspects,
     fenced: bool,
     /// Nothing happens before that: the pause after a failure or a fence.
     blocked_until: Option<Time>,
@@ -116,10 +124,17 @@ impl Engine {
             tick,
             look,
             failures: 0,
+            suspects: Suspects::new(OnFailure::default()),
             fenced: false,
             blocked_until: None,
             jitter,
         }
+    }
+
+    /// With what the projection does about events that it fails on.
+    pub(crate) fn with_policy(mut self, policy: OnFailure) -> Self {
+        self.suspects = Suspects::new(policy);
+        self
     }
 
     /// What to do next.
@@ -142,6 +157,9 @@ impl Engine {
         if self.fenced {
             return Action::Reload;
         }
+        if self.suspects.is_condemned() {
+            return Action::LeaveOut;
+        }
         self.pass_ticks(now);
         if self.look {
             return Action::FindHead;
@@ -157,7 +175,8 @@ impl Engine {
 
     /// How many more events it takes in. 0: read nothing now.
     pub(crate) fn room(&self) -> usize {
-        let blocked = self.blocked_until.is_some() || self.fenced || self.look;
+        let blocked =
+            self.blocked_until.is_some() || self.fenced || self.look || self.suspects.any();
         let (events, full) = self
             .buffer
             .map_or((0, false), |buffer| (buffer.events, buffer.full));
@@ -178,6 +197,18 @@ impl Engine {
             Some(buffer) => Position::new(buffer.first.get() - 1),
             None => self.scanned,
         }
+    }
+
+    /// How many events of the buffer the next batch takes: less than all while one of them makes
+    /// batches fail.
+    pub(crate) fn portion(&self) -> usize {
+        let buffered = self.buffer.map_or(0, |buffer| buffer.events);
+        self.suspects.portion(buffered).min(buffered)
+    }
+
+    /// How often the event was tried that fails alone.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.suspects.attempts()
     }
 
     /// How often the projection failed since it last got on.
@@ -222,11 +253,44 @@ impl Engine {
         before.full = full;
     }
 
-    /// The log could not be read, or a batch not be stored.
+    /// The log could not be read, or a batch not be stored: no event is to blame.
     pub(crate) fn failed(&mut self, now: Time) {
         self.failures = self.failures.saturating_add(1);
-        let doubled = FIRST_PAUSE * 2_u32.saturating_pow((self.failures - 1).min(16));
-        self.blocked_until = Some(now + doubled.min(LONGEST_PAUSE));
+        self.pause(now, FIRST_PAUSE, LONGEST_PAUSE, self.failures);
+    }
+
+    /// The projection's code failed on a batch of so many events, of which the first one is there.
+    /// `for_good`: it failed on that one, and always will. True when it is known which one fails.
+    pub(crate) fn batch_failed(
+        &mut self,
+        now: Time,
+        events: usize,
+        first: Position,
+        for_good: bool,
+    ) -> bool {
+        match self.suspects.failed(events, first, for_good) {
+            Verdict::Halve => return false,
+            // It gets on.
+            Verdict::LeaveOut => self.failures = 0,
+            Verdict::Later => {
+                self.failures = self.failures.saturating_add(1);
+                let OnFailure { first, longest, .. } = self.suspects.policy();
+                self.pause(now, first, longest, self.suspects.attempts());
+            }
+            Verdict::Stop => {
+                self.failures = self.failures.saturating_add(1);
+                self.mode = Mode::Stopped;
+            }
+        }
+        true
+    }
+
+    /// Chance shortens it by up to a half, so that many who fail alike do not try again together.
+    fn pause(&mut self, now: Time, first: Duration, longest: Duration, failures: u32) {
+        let doubled = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        let half = doubled.min(longest) / 2;
+        let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.blocked_until = Some(now + half + Duration::from_micros(1 + self.random() % spread));
     }
 
     /// A batch is stored, with the checkpoint at `to`. So many events, the first one there, are
@@ -235,6 +299,9 @@ impl Engine {
         self.failures = 0;
         self.stored = to;
         self.stored_at = now;
+        let before = self.buffer.map_or(0, |buffer| buffer.events);
+        self.suspects
+            .passed(before.saturating_sub(left.map_or(0, |(events, _)| events)));
         self.buffer = match (self.buffer, left) {
             (Some(buffer), Some((events, first))) => Some(Buffer {
                 events,
@@ -261,6 +328,7 @@ impl Engine {
         self.stored_at = now;
         self.scanned = stored;
         self.buffer = None;
+        self.suspects.dropped();
     }
 
     /// Another process leads the projection from now on; it is at `stored`, as far as is known.
@@ -292,6 +360,7 @@ impl Engine {
     pub(crate) fn reset(&mut self, now: Time, head: Position) {
         self.reloaded(now, Position::START);
         self.failures = 0;
+        self.suspects.acquit();
         self.blocked_until = None;
         self.asked = head;
         if self.mode == Mode::Stopped {
@@ -325,8 +394,13 @@ impl Engine {
         }
     }
 
-    /// Goes on, also after a failure or an error that stopped it.
+    /// Goes on, also after a failure or an error that stopped it: with all attempts again.
     pub(crate) fn resumed(&mut self) {
+        if self.mode == Mode::Stopped {
+            self.suspects.acquit();
+            self.failures = 0;
+            self.blocked_until = None;
+        }
         self.mode = Mode::Active;
         if self.failures > 0 {
             self.blocked_until = None;
@@ -362,6 +436,7 @@ impl Engine {
             || buffer.events >= self.schedule.max_batch
             || self.closing.is_some()
             || self.failures > 0
+            || self.suspects.any()
             || buffer.first <= self.asked.max(self.awaited)
             || now >= self.fires_at(buffer)
     }

@@ -1,9 +1,11 @@
 //! Which stores can run which projections.
 
+use std::error::Error;
+
 use async_trait::async_trait;
 use backstory_event::StoreError;
 
-use crate::{CommitError, Progress, Target};
+use crate::{CommitError, LetterWrite, Progress, Target};
 
 /// A store that can run projections with the context `Cx`: `Documents`, or its
 /// own SQL connection. Read model and checkpoint commit together.
@@ -32,9 +34,21 @@ pub trait Unit<Cx: Send>: Send {
         false
     }
 
-    /// Stores the read model and the projection's new checkpoint, both or none.
+    /// True when an error of the projection's code means that the store is away or busy, so that no
+    /// event is to blame. Errors that are or hold a [`StoreError`] are judged without it.
+    fn is_outage(&self, error: &(dyn Error + 'static)) -> bool {
+        let _ = error;
+        false
+    }
+
+    /// Stores the read model, the projection's new checkpoint and these changes of its letters, all
+    /// or none.
     ///
     /// # Errors
     /// `Fenced` when the projection was moved by somebody else since the batch began.
-    async fn commit(self: Box<Self>, to: Target) -> Result<(), CommitError>;
+    async fn commit(
+        self: Box<Self>,
+        to: Target,
+        letters: Vec<LetterWrite>,
+    ) -> Result<(), CommitError>;
 }

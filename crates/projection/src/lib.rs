@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | `backstory.projection.batch` | span, debug | `projection`, `from`, `to` (positions), `events` |
 //! | "a projection failed" | event, warn | `projection`, `after`, `attempts`, `stopped`, `error` |
+//! | "a projection left events out" | event, warn | `projection`, `letters`, `first` (position), `reason` |
 //! | "another process moved the projection" | event, debug | `projection` |
 //! | "the shared reader of a projector failed" | event, debug | `error` |
 
@@ -17,7 +18,9 @@ mod checkpoint;
 mod control;
 mod documents;
 mod engine;
+mod failure;
 mod host;
+mod letters;
 mod projection;
 mod projector;
 mod schedule;
@@ -33,10 +36,12 @@ pub use documents::{
     Collection, Cursor, DocumentError, DocumentErrorKind, DocumentKey, DocumentList, DocumentPage,
     DocumentReader, DocumentRow, DocumentStore, DocumentWrite, Documents, List, MAX_INDEXES,
 };
+pub use failure::OnFailure;
 pub use host::{Host, Unit};
+pub use letters::{DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite};
 pub use projection::{NotResettable, Projection, Result};
 pub use projector::{
-    Awaited, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
-    ProjectorErrorKind, ProjectorOptions, RunningProjector, ShutdownReport,
+    Awaited, Letters, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
+    ProjectorErrorKind, ProjectorOptions, ReplayReport, RunningProjector, ShutdownReport,
 };
 pub use schedule::{Continuous, Periodic, Schedule};

@@ -1,7 +1,9 @@
 //! What a user writes to turn the log into a read model.
 
 use async_trait::async_trait;
-use backstory_event::{BoxError, DecodeEvent, Envelope, EventFilter};
+use backstory_event::{BoxError, DecodeEvent, Envelope, EventFilter, RecordedEvent};
+
+use crate::OnFailure;
 
 /// What a projection answers. Any error can be passed on with `?`.
 pub type Result<T = (), E = BoxError> = std::result::Result<T, E>;
@@ -32,8 +34,23 @@ pub trait Projection<Cx: Send>: Send + Sync + 'static {
     /// Brings the read model up to date with events that follow each other in the log.
     ///
     /// # Errors
-    /// Any: nothing of the batch is stored, and it is tried again later.
+    /// Any: nothing of the batch is stored, and [`Self::on_failure`] says what becomes of the event
+    /// that fails. Pass errors on as they are: one that holds an error of the store, because that
+    /// is away, is no failure of an event.
     async fn project(&self, batch: &[Envelope<Self::Event>], cx: &mut Cx) -> Result;
+
+    /// What becomes of an event that this projection fails on: it stops there by default.
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::default()
+    }
+
+    /// What an event is about, as text of 1 to 600 bytes: the stream by default. No event is
+    /// projected past another one of its key that is [parked](OnFailure::park), so events that
+    /// depend on each other need the same key.
+    /// It is asked only about events that fail, and while something is parked.
+    fn key(&self, event: &RecordedEvent) -> String {
+        event.stream().to_string()
+    }
 
     /// Empties the read model before a rebuild. Documents are emptied without it.
     ///

@@ -16,8 +16,11 @@ use uuid::Uuid;
 
 mod awaited;
 mod beats;
+mod blame;
 mod board;
 mod error;
+mod failures;
+mod letters;
 mod ring;
 mod running;
 mod source;
@@ -31,10 +34,12 @@ mod simulation;
 pub use awaited::Awaited;
 pub use board::{ProjectionState, ProjectionStatus};
 pub use error::{ProjectorError, ProjectorErrorKind};
+pub use letters::{Letters, ReplayReport};
 pub use running::{OneProjection, RunningProjector, ShutdownReport};
 
 use crate::{
-    Checkpoints, Control, Host, Projection, Schedule, documents::check_name, engine::Engine,
+    Checkpoints, Control, DeadLetters, Host, Projection, Schedule, documents::check_name,
+    engine::Engine,
 };
 pub(crate) use beats::Pulse;
 use beats::{Beats, Member, Place, Speed, Start};
@@ -121,9 +126,9 @@ impl ProjectorOptions {
 /// ```no_run
 /// # use std::time::Duration;
 /// # use backstory_event::EventStore;
-/// # use backstory_projection::{Checkpoints, Documents, Host, Projection, Projector, Schedule};
+/// # use backstory_projection::{Checkpoints, DeadLetters, Documents, Host, Projection, Projector, Schedule};
 /// # async fn run<S, P>(store: S, open_todos: P) -> Result<(), Box<dyn std::error::Error>>
-/// # where S: EventStore + Checkpoints + Host<Documents> + Clone, P: Projection<Documents> {
+/// # where S: EventStore + Checkpoints + DeadLetters + Host<Documents> + Clone, P: Projection<Documents> {
 /// let projector = Projector::new(&store)
 ///     .with(open_todos, Schedule::continuous().debounce(Duration::from_millis(50)))
 ///     .start()
@@ -147,7 +152,7 @@ pub struct Projector<S> {
     lease_clock: Arc<dyn Clock>,
 }
 
-impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
+impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
     /// A projector without projections.
     pub fn new(store: &S) -> Self {
         Self {
@@ -223,6 +228,7 @@ impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
         self.check_names()?;
         let log: Arc<dyn EventStore> = Arc::new(self.store.clone());
         let checkpoints: Arc<dyn Checkpoints> = Arc::new(self.store.clone());
+        let letters: Arc<dyn DeadLetters> = Arc::new(self.store.clone());
         let head = log.head().await?;
         let ring = Arc::new(Ring::new(self.options.recent_events, head));
         let closing = watch::Sender::new(None);
@@ -254,6 +260,8 @@ impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
         let projections = self.projections.into_iter().zip(&seats);
         for (number, ((worker, schedule), seat)) in projections.enumerate() {
             let progress = seat.progress.clone();
+            // Behind the progress: see `Task::load`.
+            let left_out = letters.count_letters(worker.name()).await?;
             let checkpoint = progress.checkpoint;
             let mut time = Timeline::new(Arc::clone(&self.clock));
             let jitter = jitter.wrapping_add(number as u64);
@@ -263,7 +271,8 @@ impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
                 checkpoint.position,
                 head.position,
                 jitter,
-            );
+            )
+            .with_policy(worker.policy());
             let filter = worker.filter();
             let source = Source::new(
                 Arc::clone(&log),
@@ -294,6 +303,8 @@ impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
             let mut task = Task {
                 worker,
                 checkpoints: Arc::clone(&checkpoints),
+                letters: Arc::clone(&letters),
+                left_out,
                 log: Arc::clone(&log),
                 source,
                 engine,
@@ -302,6 +313,7 @@ impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
                 buffer: Vec::new(),
                 bytes: 0,
                 error: None,
+                blamed: None,
                 snapshot,
                 waiters,
                 commands: receiver,
@@ -322,6 +334,7 @@ impl<S: EventStore + Checkpoints + Control + Clone> Projector<S> {
             tasks,
             running: RunningProjector {
                 log,
+                letters,
                 ring,
                 remotes,
                 closing,

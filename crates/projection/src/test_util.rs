@@ -296,7 +296,8 @@ impl<P: Projection<Documents>> Given<P> {
                 if !batch.is_empty() {
                     self.projection.project(&batch, unit.context()).await?;
                 }
-                unit.commit(Target::Advance(last.checkpoint())).await?;
+                let to = Target::Advance(last.checkpoint());
+                unit.commit(to, Vec::new()).await?;
                 Ok::<_, BoxError>(())
             })?;
         }

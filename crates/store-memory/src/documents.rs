@@ -5,19 +5,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
-    Beat, Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore,
-    DocumentWrite, Progress, Raise, Roster, Seat, Step, Target,
+    Beat, Checkpoints, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
+    DocumentStore, DocumentWrite, Progress, Raise, Roster, Seat, Step, Target,
 };
 
 use chrono::{DateTime, Utc};
 
-use crate::MemoryStore;
+use crate::{MemoryStore, State, letters::Letters};
 
-/// All collections and all checkpoints.
+/// All collections, all checkpoints and all dead letters.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     progress: BTreeMap<String, Progress>,
     pub(crate) roster: Roster,
+    pub(crate) letters: Letters,
     collections: HashMap<String, Collection>,
 }
 
@@ -103,6 +104,7 @@ impl Shelf {
                 .collect();
             owned.iter().for_each(|key| collection.remove(key));
         }
+        self.letters.erase(stream);
     }
 
     fn commit(
@@ -110,6 +112,7 @@ impl Shelf {
         writes: Vec<DocumentWrite>,
         erased: &[StreamId],
         step: &Step,
+        is_erased: impl Fn(&DeadLetter) -> bool,
     ) -> Result<(), CommitError> {
         let projection = &step.from.projection;
         let stored = self.progress(projection);
@@ -122,6 +125,7 @@ impl Shelf {
             self.collections
                 .retain(|_, collection| collection.projection != *projection);
         }
+        self.letters.commit(step, is_erased);
         for write in writes {
             match write.without(erased) {
                 DocumentWrite::Put {
@@ -234,7 +238,9 @@ impl DocumentStore for MemoryStore {
                 .filter(|owner| state.log.is_erased(owner))
                 .cloned()
                 .collect();
-            state.documents.commit(writes, &erased, step)
+            let State { log, documents } = state;
+            let is_erased = |letter: &DeadLetter| log.is_erased_event(letter.position);
+            documents.commit(writes, &erased, step, is_erased)
         })
     }
 }

@@ -20,6 +20,7 @@
 
 mod control;
 mod documents;
+mod letters;
 mod log;
 mod snapshots;
 

@@ -152,6 +152,11 @@ impl Log {
             .is_some_and(RecordedEvent::is_erased)
     }
 
+    /// True when the event there is erased.
+    pub(crate) fn is_erased_event(&self, position: Position) -> bool {
+        self.at(position).is_some_and(RecordedEvent::is_erased)
+    }
+
     pub(crate) fn read(&self, query: &EventQuery, page: usize) -> Result<Page, StoreError> {
         let scan = Scan::plan(query, self.head(), i64::MAX, page);
         let rows = match streams_only(&query.filter) {

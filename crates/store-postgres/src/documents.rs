@@ -13,6 +13,7 @@ use crate::{
     PostgresStore,
     append::column,
     error::store_error,
+    letters,
     projections::{Work, fenced},
     session::{Lease, retry},
     sql::Statements,
@@ -186,21 +187,24 @@ impl PostgresStore {
                 .execute(work.connection())
                 .await?;
         }
-        let erased = erased_owners(work.connection(), sql, writes).await?;
+        let owners = writes.iter().filter_map(DocumentWrite::owner);
+        // Together with those of the letters, in one order.
+        let owners = owners.chain(letters::streams(step)).collect();
+        let erased = erased_owners(work.connection(), sql, owners).await?;
         let writes = Writes::living(writes, &erased);
         writes.flush(work.connection(), sql, projection).await?;
+        letters::write(work.connection(), sql, step).await?;
         work.commit().await.map(Ok)
     }
 }
 
-/// Which owners of documents are erased. Their rows stay locked: an erasure that comes now waits
-/// until these documents are there to be found.
-async fn erased_owners(
+/// Which owners of documents or letters are erased. Their rows stay locked: an erasure that comes
+/// now waits until these documents are there to be found.
+pub(crate) async fn erased_owners(
     connection: &mut PgConnection,
     sql: &Statements,
-    writes: &[DocumentWrite],
+    owners: BTreeSet<&StreamId>,
 ) -> Result<Vec<StreamId>, Error> {
-    let owners: BTreeSet<_> = writes.iter().filter_map(DocumentWrite::owner).collect();
     if owners.is_empty() {
         return Ok(Vec::new());
     }

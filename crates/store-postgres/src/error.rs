@@ -56,6 +56,18 @@ pub(crate) fn class(error: &Error) -> Class {
     }
 }
 
+/// True when an error is or holds one that says that the server cannot be used now, whatever is
+/// done with it. A statement that takes longer than it may is none of these.
+pub(crate) fn is_outage(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut failures = causes.filter_map(|error| error.downcast_ref::<Error>());
+    failures.any(|error| match (error, sqlstate(error)) {
+        (_, Some("57014")) => false,
+        (Error::PoolClosed | Error::WorkerCrashed, _) | (_, Some("53100" | "25006")) => true,
+        _ => class(error) == Class::Transient,
+    })
+}
+
 /// The error that a caller gets.
 pub(crate) fn store_error(error: Error) -> StoreError {
     StoreError::new(kind(&error)).with_source(error)

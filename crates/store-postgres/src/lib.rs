@@ -71,6 +71,7 @@ mod holder;
 mod import;
 mod indexes;
 mod jump;
+mod letters;
 mod loads;
 mod maintenance;
 mod options;

@@ -1,17 +1,20 @@
 //! The progress of projections, and transactions for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
-use backstory_projection::{Checkpoints, CommitError, Host, Progress, Step, Target, Unit};
+use backstory_projection::{
+    Checkpoints, CommitError, Host, LetterWrite, Progress, Step, Target, Unit,
+};
 use sqlx::{Error, PgConnection, Row, postgres::PgRow};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     PostgresStore,
-    error::store_error,
+    error::{is_outage, store_error},
+    letters,
     session::{Lease, Pool, retry},
     sql::Statements,
 };
@@ -144,7 +147,15 @@ impl Unit<PgConnection> for SqlUnit {
         self.work.connection()
     }
 
-    async fn commit(self: Box<Self>, to: Target) -> Result<(), CommitError> {
+    fn is_outage(&self, error: &(dyn StdError + 'static)) -> bool {
+        is_outage(error)
+    }
+
+    async fn commit(
+        self: Box<Self>,
+        to: Target,
+        letters: Vec<LetterWrite>,
+    ) -> Result<(), CommitError> {
         let Self {
             mut work,
             sql,
@@ -152,11 +163,13 @@ impl Unit<PgConnection> for SqlUnit {
         } = *self;
         let span =
             tracing::debug_span!("backstory.postgres.projection", projection = %from.projection);
-        let step = Step { from, to };
+        let step = Step::new(from, to).with_letters(letters);
         let commit = async {
             if !work.step(&sql, &step).await.map_err(store_error)? {
                 return Err(fenced(&step.from));
             }
+            let written = letters::write(work.connection(), &sql, &step).await;
+            written.map_err(store_error)?;
             Ok(work.commit().await.map_err(store_error)?)
         };
         commit.instrument(span).await

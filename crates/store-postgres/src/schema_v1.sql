@@ -93,6 +93,24 @@ CREATE TABLE {s}.projection_order (
   failure text
 );
 
+-- The events that projections left out. Those of a key with a parked one wait for it.
+CREATE TABLE {s}.dead_letter (
+  projection text COLLATE "C" NOT NULL,
+  position bigint NOT NULL,
+  event_id uuid NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  category text COLLATE "C" NOT NULL,
+  stream_key text COLLATE "C" NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  reason text NOT NULL,
+  attempts integer NOT NULL,
+  at timestamptz NOT NULL,
+  parked boolean NOT NULL,
+  PRIMARY KEY (projection, position)
+);
+CREATE INDEX dead_letter_key ON {s}.dead_letter (projection, key, position);
+CREATE INDEX dead_letter_stream ON {s}.dead_letter (category, stream_key);
+
 -- Readers name a collection; its documents carry the generation, so that a rebuild swaps one row.
 CREATE TABLE {s}.collection (
   name text COLLATE "C" PRIMARY KEY,
@@ -167,6 +185,8 @@ BEGIN
   DELETE FROM {s}.document_index i USING {s}.document d
     WHERE d.owner_category = category_ AND d.owner_key = key_ AND i.generation = d.generation AND i.key = d.key;
   DELETE FROM {s}.document d WHERE d.owner_category = category_ AND d.owner_key = key_;
+  -- Their reasons may quote the events.
+  DELETE FROM {s}.dead_letter t WHERE t.category = category_ AND t.stream_key = key_;
 END $$;
 REVOKE ALL ON FUNCTION {s}.erase_v1(text, text) FROM PUBLIC;
 

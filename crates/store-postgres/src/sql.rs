@@ -316,6 +316,39 @@ statements! {
     step = "UPDATE {s}.progress t SET position = $2, event_id = $3, epoch = $4 \
         WHERE t.projection = $1 AND t.position = $5 AND t.event_id = $6 AND t.epoch = $7";
 
+    // The owners' rows are locked by now: an erasure that comes later finds these letters.
+    put_letters = "INSERT INTO {s}.dead_letter \
+          (projection, position, event_id, name, category, stream_key, key, reason, attempts, at, parked) \
+        SELECT $1, q.* FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
+          $8::text[], $9::int[], $10::timestamptz[], $11::boolean[]) \
+          AS q(position, event_id, name, category, stream_key, key, reason, attempts, at, parked) \
+        LEFT JOIN LATERAL (SELECT e.erased_at FROM {s}.event e WHERE e.position = q.position LIMIT 1) e ON true \
+        WHERE e.erased_at IS NULL \
+        ON CONFLICT (projection, position) DO UPDATE SET event_id = excluded.event_id, name = excluded.name, \
+          category = excluded.category, stream_key = excluded.stream_key, key = excluded.key, \
+          reason = excluded.reason, attempts = excluded.attempts, at = excluded.at, parked = excluded.parked";
+
+    remove_letters = "DELETE FROM {s}.dead_letter t WHERE t.ctid = ANY (ARRAY(SELECT d.ctid \
+        FROM unnest($2::bigint[]) AS q(position) CROSS JOIN LATERAL (SELECT x.ctid FROM {s}.dead_letter x \
+          WHERE x.projection = $1 AND x.position = q.position LIMIT 1) d))";
+
+    empty_letters = "DELETE FROM {s}.dead_letter t WHERE t.projection = $1";
+
+    letters = "SELECT t.projection, t.position, t.event_id, t.name, t.category, t.stream_key, t.key, t.reason, \
+          t.attempts, t.at, t.parked FROM {s}.dead_letter t \
+        WHERE t.projection = $1 AND t.position > $2 ORDER BY t.position LIMIT $3";
+
+    letters_of_key = "SELECT t.projection, t.position, t.event_id, t.name, t.category, t.stream_key, t.key, t.reason, \
+          t.attempts, t.at, t.parked FROM {s}.dead_letter t \
+        WHERE t.projection = $1 AND t.key = $4 AND t.position > $2 ORDER BY t.key, t.position LIMIT $3";
+
+    count_letters = "SELECT count(*), count(DISTINCT t.key) FILTER (WHERE t.parked) FROM {s}.dead_letter t \
+        WHERE t.projection = $1";
+
+    parked_keys = "SELECT q.key FROM unnest($2::text[]) AS q(key) \
+        CROSS JOIN LATERAL (SELECT FROM {s}.dead_letter t \
+          WHERE t.projection = $1 AND t.key = q.key AND t.parked LIMIT 1) t";
+
     empty_collections = "WITH gone AS \
           (DELETE FROM {s}.collection t WHERE t.projection = $1 RETURNING t.generation), \
         entries AS (DELETE FROM {s}.document_index i USING gone WHERE i.generation = gone.generation) \

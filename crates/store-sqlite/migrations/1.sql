@@ -185,6 +185,25 @@ CREATE TABLE backstory_projection_order (
     failure     TEXT
 ) STRICT;
 
+-- The events that projections left out. Those of a key with a parked one wait for it.
+CREATE TABLE backstory_dead_letter (
+    projection TEXT    NOT NULL,
+    position   INTEGER NOT NULL,
+    event_id   BLOB    NOT NULL,
+    name       TEXT    NOT NULL,
+    category   TEXT    NOT NULL,
+    stream_key TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    reason     TEXT    NOT NULL,
+    attempts   INTEGER NOT NULL,
+    at         INTEGER NOT NULL, -- microseconds since 1970
+    parked     INTEGER NOT NULL,
+    PRIMARY KEY (projection, position)
+) STRICT;
+
+CREATE INDEX backstory_dead_letter_key ON backstory_dead_letter (projection, key, position);
+CREATE INDEX backstory_dead_letter_stream ON backstory_dead_letter (category, stream_key);
+
 -- The documents of a collection are those of its generation: another generation can be filled
 -- beside it and take its place by a change of this one row.
 CREATE TABLE backstory_collection (

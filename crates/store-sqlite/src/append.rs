@@ -260,7 +260,7 @@ ON CONFLICT (category, key) DO UPDATE SET
     first_position = excluded.first_position, last_position = excluded.last_position";
 
 /// After the insert: each event before the newest `backstory.erased` of its stream goes.
-const ERASE: [&str; 4] = [
+const ERASE: [&str; 5] = [
     "
 UPDATE backstory_event
 SET erased_at = ?2, tags = '[]', metadata = '{}', payload = '{}'
@@ -282,6 +282,9 @@ WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
 DELETE FROM backstory_document
 WHERE owner_category IS NOT NULL
     AND (owner_category, owner_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+    "
+DELETE FROM backstory_dead_letter
+WHERE (category, stream_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
 ];
 
 const RELEASE_CLAIMS: &str = "

@@ -11,6 +11,7 @@ use crate::{
     SqliteStore,
     bind::{json, pair},
     error::Failure,
+    letters,
     progress::{advance, fenced},
 };
 
@@ -48,6 +49,8 @@ impl DocumentStore for SqliteStore {
         }
         let written = write(&mut transaction, &writes, step).await;
         written.map_err(|failure| self.failed(failure))?;
+        let written = letters::write(&mut transaction, step).await;
+        written.map_err(|error| self.failed(error))?;
         Ok(self.commit(transaction).await?)
     }
 }

@@ -32,6 +32,20 @@ pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
     matches!(primary(error), Some(BUSY | LOCKED | PROTOCOL))
 }
 
+/// True when an error is or holds one that says that the file cannot be used now, whatever is done
+/// with it: it is locked, its disk fails or is full.
+pub(crate) fn is_outage(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut failures = causes.filter_map(|error| error.downcast_ref::<sqlx::Error>());
+    failures.any(|error| match error {
+        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::PoolTimedOut => true,
+        error => matches!(
+            primary(error),
+            Some(BUSY | LOCKED | PROTOCOL | NOMEM | READONLY | IOERR | FULL | CANTOPEN)
+        ),
+    })
+}
+
 /// True when a COMMIT that failed so may have reached the disk all the same: its last page was
 /// written and only the confirmation is missing.
 pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {

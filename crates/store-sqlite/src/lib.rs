@@ -43,6 +43,7 @@ mod control;
 mod documents;
 mod error;
 mod filter;
+mod letters;
 mod lock;
 mod options;
 mod progress;

@@ -1,11 +1,15 @@
 //! How far projections have come, and projections that write their own tables.
 
+use std::error::Error;
+
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
-use backstory_projection::{Checkpoints, CommitError, Host, Progress, Step, Target, Unit};
+use backstory_projection::{
+    Checkpoints, CommitError, Host, LetterWrite, Progress, Step, Target, Unit,
+};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{SqliteStore, lock::WriteTransaction};
+use crate::{SqliteStore, error::is_outage, letters, lock::WriteTransaction};
 
 #[async_trait]
 impl Checkpoints for SqliteStore {
@@ -113,15 +117,22 @@ impl Unit<SqliteConnection> for SqlUnit {
         &mut self.transaction
     }
 
-    async fn commit(mut self: Box<Self>, to: Target) -> Result<(), CommitError> {
-        let step = Step {
-            from: self.from,
-            to,
-        };
+    fn is_outage(&self, error: &(dyn Error + 'static)) -> bool {
+        is_outage(error)
+    }
+
+    async fn commit(
+        mut self: Box<Self>,
+        to: Target,
+        letters: Vec<LetterWrite>,
+    ) -> Result<(), CommitError> {
+        let step = Step::new(self.from, to).with_letters(letters);
         let moved = advance(&mut self.transaction, &step).await;
         if !moved.map_err(|error| self.store.failed(error))? {
             return Err(fenced(&step));
         }
+        let written = letters::write(&mut self.transaction, &step).await;
+        written.map_err(|error| self.store.failed(error))?;
         Ok(self.store.commit(self.transaction).await?)
     }
 }

@@ -42,10 +42,7 @@ pub async fn a_fenced_commit_writes_nothing<F: Fixture>(fixture: &F) {
                     key: place("a", "kept"),
                 },
             ];
-            let step = Step {
-                from: from.clone(),
-                to,
-            };
+            let step = Step::new(from.clone(), to);
             assert_fenced(within(store.commit_documents(writes, &step)).await, "notes");
         }
     }
@@ -58,10 +55,8 @@ pub async fn a_fenced_commit_writes_nothing<F: Fixture>(fixture: &F) {
         epoch: 3,
         ..Progress::start("another")
     };
-    let step = Step {
-        to: Target::Advance(further(&from)),
-        from,
-    };
+    let to = Target::Advance(further(&from));
+    let step = Step::new(from, to);
     assert_fenced(store.commit_documents(Vec::new(), &step).await, "another");
     assert_eq!(
         store.load_progress("another").await.unwrap(),
@@ -72,10 +67,7 @@ pub async fn a_fenced_commit_writes_nothing<F: Fixture>(fixture: &F) {
 pub async fn a_commit_from_before_a_reset_is_fenced<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let start = store.load_progress("notes").await.unwrap();
-    let step = Step {
-        from: start.clone(),
-        to: Target::Reset,
-    };
+    let step = Step::new(start.clone(), Target::Reset);
     store.commit_documents(Vec::new(), &step).await.unwrap();
     let progress = store.load_progress("notes").await.unwrap();
     assert_eq!(
@@ -83,10 +75,8 @@ pub async fn a_commit_from_before_a_reset_is_fenced<F: Fixture>(fixture: &F) {
         (Checkpoint::START, 1)
     );
     // At the same place, but of another time.
-    let step = Step {
-        to: Target::Advance(further(&start)),
-        from: start,
-    };
+    let to = Target::Advance(further(&start));
+    let step = Step::new(start, to);
     let late = store
         .commit_documents(vec![one("a", "late", 1)], &step)
         .await;
@@ -105,10 +95,7 @@ pub async fn of_many_commits_at_once_one_wins<F: Fixture>(fixture: &F) {
                 there.clone()
             };
             let to = Target::Advance(further(&from));
-            let step = Step {
-                from: from.clone(),
-                to,
-            };
+            let step = Step::new(from.clone(), to);
             let key = format!("{round}-{number}");
             let writes = vec![one("a", "winner", number), one("a", &key, number)];
             async move { (number, store.commit_documents(writes, &step).await, step) }
@@ -158,10 +145,7 @@ pub async fn a_reset_empties_only_its_own_collections<F: Fixture>(fixture: &F) {
     commit(&store, "mine", vec![one("a", "1", 1), one("b", "1", 1)]).await;
     commit(&store, "other", vec![one("c", "1", 1)]).await;
     let from = store.load_progress("mine").await.unwrap();
-    let step = Step {
-        from,
-        to: Target::Reset,
-    };
+    let step = Step::new(from, Target::Reset);
     // What is written with a reset is there after it.
     within(store.commit_documents(vec![one("a", "2", 2)], &step))
         .await
@@ -176,10 +160,7 @@ pub async fn a_reset_empties_only_its_own_collections<F: Fixture>(fixture: &F) {
     // And again, with an index.
     put(&store, NOTES, [("n", note(1, "x"))]).await;
     let from = store.load_progress("notes").await.unwrap();
-    let step = Step {
-        from,
-        to: Target::Reset,
-    };
+    let step = Step::new(from, Target::Reset);
     within(store.commit_documents(Vec::new(), &step))
         .await
         .unwrap();

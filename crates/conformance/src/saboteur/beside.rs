@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 use backstory_aggregate::{SnapshotRecord, SnapshotStore};
-use backstory_event::{Payload, StoreError, StreamId, StreamVersion};
+use backstory_event::{Payload, Position, StoreError, StreamId, StreamVersion};
 use backstory_projection::{
-    Beat, Checkpoints, CommitError, Control, DocumentKey, DocumentList, DocumentRow, DocumentStore,
-    DocumentWrite, OrderKind, OrderOutcome, Progress, ProjectionRow, Seat, Step, Target,
+    Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
+    DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, OrderKind,
+    OrderOutcome, Progress, ProjectionRow, Seat, Step, Target,
 };
 use uuid::Uuid;
 
@@ -77,6 +78,32 @@ impl<S: CompleteStore> Control for Saboteur<S> {
 }
 
 #[async_trait]
+impl<S: CompleteStore> DeadLetters for Saboteur<S> {
+    async fn list_letters(&self, query: &LetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
+        let mut query = query.clone();
+        if self.sabotage == Some(Sabotage::RepeatsLetters) {
+            query.after = Position::new(query.after.get() - 1);
+        }
+        self.inner.list_letters(&query).await
+    }
+
+    async fn count_letters(&self, projection: &str) -> Result<LetterCount, StoreError> {
+        self.inner.count_letters(projection).await
+    }
+
+    async fn parked_keys(
+        &self,
+        projection: &str,
+        keys: &[String],
+    ) -> Result<Vec<String>, StoreError> {
+        if self.sabotage == Some(Sabotage::UnparksKeys) {
+            return Ok(Vec::new());
+        }
+        self.inner.parked_keys(projection, keys).await
+    }
+}
+
+#[async_trait]
 impl<S: CompleteStore> DocumentStore for Saboteur<S> {
     async fn get_documents(
         &self,
@@ -97,6 +124,11 @@ impl<S: CompleteStore> DocumentStore for Saboteur<S> {
         let mut step = step.clone();
         match self.sabotage {
             Some(Sabotage::IgnoresFences) => step.from = self.current(&step).await?,
+            Some(Sabotage::LosesLetters) => step.letters.clear(),
+            Some(Sabotage::KeepsLetters) => {
+                let is_put = |write: &LetterWrite| matches!(write, LetterWrite::Put(_));
+                step.letters.retain(is_put);
+            }
             Some(Sabotage::ForgetsCheckpoints) => {
                 step.to = Target::Advance(step.from.checkpoint);
             }
@@ -114,7 +146,7 @@ impl<S: CompleteStore> DocumentStore for Saboteur<S> {
             let from = self.current(&step).await?;
             let to = Target::Advance(from.checkpoint);
             self.inner
-                .commit_documents(writes, &Step { from, to })
+                .commit_documents(writes, &Step::new(from, to))
                 .await?;
         }
         outcome

@@ -105,9 +105,10 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
     /// When the store is away.
     async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError>;
 
-    /// Writes documents and moves the projection's checkpoint, in one transaction. With
-    /// [`Target::Reset`](crate::Target::Reset) all collections of the projection are emptied first.
-    /// A document whose owner is erased by now is removed instead of put.
+    /// Writes documents, moves the projection's checkpoint and changes its letters, in one
+    /// transaction. With [`Target::Reset`](crate::Target::Reset) all collections of the projection
+    /// are emptied first, and its letters removed. A document whose owner is erased by now is
+    /// removed instead of put; a letter of an event that is erased by now is not put.
     ///
     /// # Errors
     /// `Fenced` when the projection is not at `step.from` any more; nothing is written then.

@@ -30,7 +30,7 @@ async fn commit(store: &MemoryDocuments, documents: Documents) {
         position: from.checkpoint.position.next(),
         event_id: EventId::new(),
     });
-    let step = crate::Step { from, to };
+    let step = crate::Step::new(from, to);
     let writes = documents.into_writes();
     store.commit_documents(writes, &step).await.unwrap();
 }
@@ -230,8 +230,8 @@ fn a_unit_commits_with_its_checkpoint_or_not_at_all() {
         let mut second = Host::<Documents>::begin(&store, begin).await.unwrap();
         first.context().put("a", "1", &1).await.unwrap();
         second.context().put("a", "1", &2).await.unwrap();
-        first.commit(to).await.unwrap();
-        assert!(second.commit(to).await.is_err());
+        first.commit(to, Vec::new()).await.unwrap();
+        assert!(second.commit(to, Vec::new()).await.is_err());
         let reader = DocumentReader::from(&store);
         assert_eq!(reader.get("a", "1").await.unwrap(), Some(1));
         let progress = store.load_progress("test").await.unwrap();
@@ -239,7 +239,7 @@ fn a_unit_commits_with_its_checkpoint_or_not_at_all() {
 
         let reset = Host::<Documents>::begin(&store, progress).await.unwrap();
         assert!(reset.resets_itself());
-        reset.commit(Target::Reset).await.unwrap();
+        reset.commit(Target::Reset, Vec::new()).await.unwrap();
         assert_eq!(reader.get::<u64>("a", "1").await.unwrap(), None);
         assert_eq!(store.load_progress("test").await.unwrap().epoch, 1);
     });

@@ -11,7 +11,7 @@ use super::{
     DocumentWrite, List, index,
     reader::{decode, place},
 };
-use crate::{CommitError, Host, Progress, Step, Target, Unit};
+use crate::{CommitError, Host, LetterWrite, Progress, Step, Target, Unit};
 
 /// Keyed JSON documents: the context of a [`Projection`](crate::Projection) that needs no SQL.
 ///
@@ -382,11 +382,12 @@ impl Unit<Documents> for DocumentsUnit {
         true
     }
 
-    async fn commit(self: Box<Self>, to: Target) -> Result<(), CommitError> {
-        let step = Step {
-            from: self.from,
-            to,
-        };
+    async fn commit(
+        self: Box<Self>,
+        to: Target,
+        letters: Vec<LetterWrite>,
+    ) -> Result<(), CommitError> {
+        let step = Step::new(self.from, to).with_letters(letters);
         let store = Arc::clone(&self.documents.store);
         store
             .commit_documents(self.documents.into_writes(), &step)

@@ -47,6 +47,7 @@ impl World {
                 }
                 Action::FindHead => self.engine.head_found(at(self.log)),
                 Action::Reload => self.engine.reloaded(self.now, at(self.read)),
+                Action::LeaveOut => panic!("nothing fails here: {:?}", self.engine),
                 Action::Wait(until) => {
                     let take = (self.log - self.read).min(self.engine.room() as i64);
                     if take == 0 {
@@ -243,30 +244,42 @@ fn a_paused_projection_neither_reads_nor_runs() {
 }
 
 #[test]
-fn a_failing_batch_is_tried_again_later_and_later() {
+fn a_store_that_is_away_is_asked_again_later_and_later_for_ever() {
     let mut engine = World::new(continuous()).engine;
     engine.filled(millis(0), at(3), Some(at(1)), 3, false);
     let mut now = millis(0);
     let mut pauses = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..100 {
         assert_eq!(engine.next(now), Action::Run);
+        assert_eq!(engine.portion(), 3, "no event is suspected");
         engine.failed(now);
         assert_eq!(engine.room(), 0, "nothing is read behind a failure");
         let Action::Wait(Some(until)) = engine.next(now) else {
             panic!("no pause");
         };
-        pauses.push((until - now).as_millis());
+        pauses.push(until - now);
         now = until;
     }
-    assert_eq!(pauses[..5], [100, 200, 400, 800, 1_600]);
-    assert_eq!(pauses[9..], [30_000, 30_000, 30_000]);
-    assert_eq!(engine.failures(), 12);
+    let doubled = (0..100).map(|n| millis(100) * 2_u32.pow(n.min(9)));
+    for (pause, whole) in pauses.iter().zip(doubled) {
+        let whole = whole.min(millis(30_000));
+        assert!(
+            (whole / 2..=whole).contains(pause),
+            "{pause:?} of {whole:?}"
+        );
+    }
+    let last: std::collections::BTreeSet<_> = pauses[20..].iter().collect();
+    assert!(last.len() > 70, "chance spreads them: {last:?}");
+    assert_eq!(engine.failures(), 100);
     // A success resets the pause.
     assert_eq!(engine.next(now), Action::Run);
     engine.committed(now, at(3), None);
     assert_eq!(engine.failures(), 0);
     engine.failed(now);
-    assert_eq!(engine.next(now), Action::Wait(Some(now + millis(100))));
+    let Action::Wait(Some(until)) = engine.next(now) else {
+        panic!("no pause");
+    };
+    assert!(until - now <= millis(100));
 }
 
 #[test]
@@ -375,3 +388,5 @@ fn a_reset_builds_again_at_once() {
     world.settle();
     assert_eq!(world.ends(), [3, 3]);
 }
+
+mod failures;

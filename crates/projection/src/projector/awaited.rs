@@ -1,11 +1,13 @@
 //! What somebody waits for.
 
-use backstory_event::{Appended, Checkpoint, EventFilter};
+use backstory_event::{Appended, Checkpoint, EventFilter, Position};
 
 /// What somebody waits for: a receipt, or a place in the log.
 #[derive(Debug, Clone)]
 pub struct Awaited {
     pub(super) checkpoint: Checkpoint,
+    // Where the first of the events is.
+    pub(super) first: Position,
     // The names of the events; none: any.
     names: Vec<String>,
 }
@@ -14,6 +16,9 @@ impl From<&Appended> for Awaited {
     fn from(receipt: &Appended) -> Self {
         Self {
             checkpoint: receipt.checkpoint,
+            first: receipt
+                .positions
+                .map_or(receipt.checkpoint.position, |(first, _)| first),
             names: receipt.names.clone(),
         }
     }
@@ -29,12 +34,21 @@ impl From<Checkpoint> for Awaited {
     fn from(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
+            first: checkpoint.position,
             names: Vec::new(),
         }
     }
 }
 
 impl Awaited {
+    /// That projections pass a place, whatever they left out.
+    pub(super) fn passed(checkpoint: Checkpoint) -> Self {
+        Self {
+            first: Position::END,
+            ..Self::from(checkpoint)
+        }
+    }
+
     pub(super) fn concerns(&self, filter: &EventFilter) -> bool {
         self.names.is_empty()
             || filter.items().iter().any(|item| {

@@ -11,10 +11,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
+    Letters, ReplayReport,
     beats::Pulse,
     error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
 };
-use crate::OrderKind;
+use crate::{LetterCount, OrderKind};
 
 /// What a projection is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub enum ProjectionState {
         /// How often it failed since it last got on.
         attempts: u32,
     },
-    /// It does nothing any more: after an error that time does not heal, or a shutdown.
+    /// It does nothing any more: after an event that it failed on too often, an error that time does
+    /// not heal, or a shutdown.
     Stopped {
         /// The error and its causes.
         reason: String,
@@ -75,6 +77,10 @@ pub struct ProjectionStatus {
     pub events_projected: u64,
     /// How many batches of events it has stored, since the start of the projector.
     pub batches: u64,
+    /// How many events it has left out: its dead letters.
+    pub dead_letters: u64,
+    /// Of how many keys the events are left out until somebody replays or discards their letters.
+    pub parked_keys: u64,
 }
 
 /// The newest that is known of a projection.
@@ -93,6 +99,7 @@ pub(crate) struct Snapshot {
     pub(crate) at: Option<DateTime<Utc>>,
     pub(crate) events: u64,
     pub(crate) batches: u64,
+    pub(crate) left_out: LetterCount,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +115,7 @@ pub(crate) enum Mode {
 }
 
 impl Snapshot {
-    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
+    pub(crate) fn new(checkpoint: Checkpoint, left_out: LetterCount) -> Self {
         Self {
             checkpoint,
             reached: checkpoint.position,
@@ -121,6 +128,7 @@ impl Snapshot {
             at: None,
             events: 0,
             batches: 0,
+            left_out,
         }
     }
 
@@ -181,6 +189,7 @@ impl Snapshot {
         let places = |of: &Self| (of.checkpoint, of.reached, of.scanned, of.at);
         let numbers = |of: &Self| (of.buffered, of.attempts, of.events, of.batches);
         same_error
+            && self.left_out == other.left_out
             && self.mode == other.mode
             && self.standby == other.standby
             && places(self) == places(other)
@@ -194,6 +203,11 @@ pub(crate) enum Command {
     Reset(oneshot::Sender<Result<(), ProjectorError>>),
     /// From any process, through the store.
     Order(OrderKind, oneshot::Sender<Result<(), String>>),
+    Replay(
+        Letters,
+        oneshot::Sender<Result<ReplayReport, ProjectorError>>,
+    ),
+    Discard(Letters, oneshot::Sender<Result<u64, ProjectorError>>),
 }
 
 /// How somebody reaches a projection's task.

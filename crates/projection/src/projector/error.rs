@@ -4,6 +4,8 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use backstory_event::{Invalid, Position, StoreError};
 
+use crate::DeadLetter;
+
 /// An error that several waiters get.
 pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
@@ -38,7 +40,7 @@ pub enum ProjectorErrorKind {
     /// The projector was started outside a tokio runtime.
     #[error("the projector needs a tokio runtime: start it in one")]
     NoRuntime,
-    /// The projection fails. It tries again, later and later, up to every 30 seconds.
+    /// The projection fails, or its store is away. It tries again, later and later.
     #[error(
         "projection `{projection}` fails behind position {after} (attempt {attempts}): {reason}"
     )]
@@ -99,6 +101,43 @@ pub enum ProjectorErrorKind {
         /// How long was waited.
         deadline: Duration,
     },
+    /// The projection left an event out, and its key waits until somebody replays or discards it.
+    #[error(
+        "projection `{projection}` left the event at position {position} out, and key {key:?} is \
+         parked: replay or discard its dead letters ({reason})"
+    )]
+    Parked {
+        /// The projection.
+        projection: String,
+        /// The event's key.
+        key: String,
+        /// Where the event is.
+        position: Position,
+        /// Why it is left out.
+        reason: String,
+    },
+    /// The projection left an event out.
+    #[error(
+        "projection `{projection}` skipped the event at position {position}: replay or discard its \
+         dead letter ({reason})"
+    )]
+    Skipped {
+        /// The projection.
+        projection: String,
+        /// Where the event is.
+        position: Position,
+        /// Why it is left out.
+        reason: String,
+    },
+    /// Dead letters could not be replayed or discarded, all or in part. What was done until then is
+    /// stored; the others are there still.
+    #[error("the dead letters of projection `{projection}` were not all changed: {reason}")]
+    LettersNotChanged {
+        /// The projection.
+        projection: String,
+        /// The error and its causes.
+        reason: String,
+    },
     /// The read model could not be emptied. Nothing was changed.
     #[error("projection `{projection}` was not reset: {reason}")]
     NotReset {
@@ -120,6 +159,32 @@ pub enum ProjectorErrorKind {
         /// The error.
         reason: String,
     },
+}
+
+impl ProjectorErrorKind {
+    /// The error of somebody who waits for an event that was left out.
+    pub(super) fn left_out(letter: DeadLetter) -> Self {
+        let DeadLetter {
+            projection,
+            position,
+            key,
+            reason,
+            ..
+        } = letter;
+        match letter.parked {
+            true => Self::Parked {
+                projection,
+                key,
+                position,
+                reason,
+            },
+            false => Self::Skipped {
+                projection,
+                position,
+                reason,
+            },
+        }
+    }
 }
 
 impl ProjectorError {
@@ -155,6 +220,15 @@ impl ProjectorError {
     /// True when a projection has stopped.
     pub fn is_stopped(&self) -> bool {
         matches!(self.kind(), ProjectorErrorKind::Stopped { .. })
+    }
+
+    /// True when a projection left the event out that was waited for: it skipped it, or parked its
+    /// key.
+    pub fn is_left_out(&self) -> bool {
+        matches!(
+            self.kind(),
+            ProjectorErrorKind::Parked { .. } | ProjectorErrorKind::Skipped { .. }
+        )
     }
 
     /// True when a deadline passed: trying again may help.

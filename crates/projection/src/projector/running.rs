@@ -18,7 +18,7 @@ use super::{
     ring::Ring,
 };
 
-use crate::{Control, Operator, OperatorError, OrderKind};
+use crate::{Control, DeadLetters, LetterQuery, Operator, OperatorError, OrderKind};
 
 /// What a shutdown left behind: see [`RunningProjector::shutdown`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub struct ShutdownReport {
 /// stored is projected after the next start. [`Self::shutdown`] ends them in order.
 pub struct RunningProjector {
     pub(crate) log: Arc<dyn EventStore>,
+    pub(crate) letters: Arc<dyn DeadLetters>,
     pub(crate) ring: Arc<Ring>,
     pub(crate) remotes: Vec<Remote>,
     pub(crate) closing: watch::Sender<Option<Position>>,
@@ -50,8 +51,9 @@ impl RunningProjector {
     /// receipt of a decision without events, concern all. Waiting ends their debounce.
     ///
     /// # Errors
-    /// At once when such a projection is failing, paused or stopped and is not there yet; when the
-    /// log holds another event there than the receipt says; when the default deadline passes
+    /// At once when such a projection is failing, paused or stopped and is not there yet; when it
+    /// left one of the receipt's events out, skipped or parked; when the log holds another event
+    /// there than the receipt says; when the default deadline passes
     /// ([`ProjectorOptions::with_deadline`]).
     pub async fn caught_up(&self, receipt: impl Into<Awaited>) -> Result<(), ProjectorError> {
         self.caught_up_within(receipt, self.options.deadline).await
@@ -71,16 +73,17 @@ impl RunningProjector {
             .remotes
             .iter()
             .filter(|remote| awaited.concerns(&remote.filter));
-        self.wait(concerned, awaited.checkpoint, deadline).await
+        self.wait(concerned, &awaited, deadline).await
     }
 
-    /// Waits until all projections have passed what is in the log now.
+    /// Waits until all projections have passed what is in the log now, whether they left some of it
+    /// out or not.
     ///
     /// # Errors
     /// As [`Self::caught_up`], and when the store is away.
     pub async fn catch_up(&self) -> Result<(), ProjectorError> {
         let head = self.log.head().await?;
-        self.caught_up(head).await
+        self.caught_up(Awaited::passed(head)).await
     }
 
     /// One projection. Its name is checked when something is asked of it.
@@ -209,7 +212,7 @@ impl RunningProjector {
             .fold(known, Position::max)
     }
 
-    fn remote(&self, name: &str) -> Result<&Remote, ProjectorError> {
+    pub(super) fn remote(&self, name: &str) -> Result<&Remote, ProjectorError> {
         let found = self.remotes.iter().find(|remote| remote.name == name);
         found.ok_or_else(|| {
             let names = self.remotes.iter().map(|remote| remote.name.to_owned());
@@ -223,18 +226,39 @@ impl RunningProjector {
     async fn wait<'a>(
         &'a self,
         concerned: impl Iterator<Item = &'a Remote>,
-        awaited: Checkpoint,
+        awaited: &Awaited,
         deadline: Duration,
     ) -> Result<(), ProjectorError> {
         let concerned: Vec<_> = concerned.collect();
-        let reached = concerned
-            .iter()
-            .map(|remote| remote.reach(awaited.position));
+        let position = awaited.checkpoint.position;
+        let reached = concerned.iter().map(|remote| async move {
+            remote.reach(position).await?;
+            self.check_letters(remote, awaited).await
+        });
         match timeout(deadline, try_join_all(reached)).await {
             Ok(reached) => drop(reached?),
-            Err(_) => return Err(timed_out(&concerned, awaited.position, deadline)),
+            Err(_) => return Err(timed_out(&concerned, position, deadline)),
         }
-        self.prove(awaited, deadline).await
+        self.prove(awaited.checkpoint, deadline).await
+    }
+
+    /// The events that were waited for are in the read model, and not left out.
+    async fn check_letters(
+        &self,
+        remote: &Remote,
+        awaited: &Awaited,
+    ) -> Result<(), ProjectorError> {
+        if remote.snapshot.borrow().left_out.letters == 0 {
+            return Ok(());
+        }
+        let query = LetterQuery::of(remote.name)
+            .after(Position::new(awaited.first.get() - 1))
+            .limit(1);
+        let letter = self.letters.list_letters(&query).await?.into_iter().next();
+        match letter.filter(|letter| letter.position <= awaited.checkpoint.position) {
+            Some(letter) => Err(ProjectorError::new(ProjectorErrorKind::left_out(letter))),
+            None => Ok(()),
+        }
     }
 
     /// The log still holds the event that was waited for.
@@ -316,12 +340,12 @@ impl Remote {
         self.snapshot.borrow().standby
     }
 
-    async fn send(&self, command: Command) -> Result<(), ProjectorError> {
+    pub(super) async fn send(&self, command: Command) -> Result<(), ProjectorError> {
         let sent = self.commands.send(command).await;
         sent.map_err(|_| self.ended())
     }
 
-    fn ended(&self) -> ProjectorError {
+    pub(super) fn ended(&self) -> ProjectorError {
         let snapshot = self.snapshot.borrow();
         let ended = Snapshot {
             mode: super::board::Mode::Ended,
@@ -359,6 +383,8 @@ impl Remote {
             state: snapshot.state(),
             events_projected: snapshot.events,
             batches: snapshot.batches,
+            dead_letters: snapshot.left_out.letters,
+            parked_keys: snapshot.left_out.parked_keys,
         }
     }
 }
@@ -404,9 +430,9 @@ impl OneProjection<'_> {
         deadline: Duration,
     ) -> Result<(), ProjectorError> {
         let remote = self.projector.remote(self.name)?;
-        let awaited = receipt.into().checkpoint;
+        let awaited = receipt.into();
         self.projector
-            .wait(std::iter::once(remote), awaited, deadline)
+            .wait(std::iter::once(remote), &awaited, deadline)
             .await
     }
 

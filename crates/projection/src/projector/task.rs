@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use backstory_event::{
-    EventStore, EventStoreExt, Position, RecordedEvent, StoreError, StoreErrorKind,
-};
+use backstory_event::{EventStore, EventStoreExt, Position, RecordedEvent, StoreErrorKind};
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
 
 use super::{
     beats::{Place, Pulse},
+    blame,
     board::{Command, Mode, Snapshot, Waiters},
     error::{Elsewhere, ProjectorError, ProjectorErrorKind, SharedError, chain},
     source::Source,
     time::Timeline,
-    worker::{BatchError, Worker},
+    worker::{Batch, BatchError, Failure, Worker},
 };
 use crate::{
-    Checkpoints, OrderKind, Progress,
+    Checkpoints, DeadLetters, LetterCount, OrderKind, Progress,
     engine::{Action, Engine},
 };
 
@@ -30,6 +29,9 @@ const RESET_ATTEMPTS: usize = 100;
 pub(crate) struct Task {
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) checkpoints: Arc<dyn Checkpoints>,
+    pub(crate) letters: Arc<dyn DeadLetters>,
+    /// How many letters there are at [`Self::progress`].
+    pub(crate) left_out: LetterCount,
     pub(crate) log: Arc<dyn EventStore>,
     pub(crate) source: Source,
     pub(crate) engine: Engine,
@@ -38,6 +40,8 @@ pub(crate) struct Task {
     pub(crate) buffer: Vec<RecordedEvent>,
     pub(crate) bytes: usize,
     pub(crate) error: Option<SharedError>,
+    /// Why the projection's code failed last.
+    pub(crate) blamed: Option<SharedError>,
     pub(crate) snapshot: watch::Sender<Snapshot>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -59,7 +63,8 @@ impl Task {
             let action = self.engine.next(self.time.now());
             self.publish(false);
             match action {
-                Action::Run => self.run_batch().await,
+                Action::Run => self.run_batch(None).await,
+                Action::LeaveOut => self.leave_out().await,
                 Action::FindHead => match self.log.head().await {
                     Ok(head) => self.engine.head_found(head.position),
                     Err(error) => self.failed(Arc::new(error)),
@@ -91,8 +96,7 @@ impl Task {
     }
 
     fn take_in(&mut self, events: Vec<RecordedEvent>) {
-        let sizes = events.iter().map(|event| event.payload().as_str().len());
-        self.bytes += sizes.sum::<usize>();
+        self.bytes += bytes(&events);
         self.engine.filled(
             self.time.now(),
             self.source.scanned().position,
@@ -107,22 +111,45 @@ impl Task {
         self.error = None;
     }
 
-    async fn run_batch(&mut self) {
-        let (from, to) = (&self.progress, self.source.scanned());
+    /// Projects what the engine wants of the buffer; with a failure, leaves its first event out.
+    pub(super) async fn run_batch(&mut self, failure: Option<Failure>) {
+        let portion = match &failure {
+            None => self.engine.portion(),
+            Some(_) => 1,
+        };
+        let parked = match self.parked_among(portion).await {
+            Ok(parked) => parked,
+            Err(error) => return self.failed(Arc::new(error)),
+        };
+        let events = &self.buffer[..portion];
+        let to = match events.last() {
+            Some(last) if portion < self.buffer.len() => last.checkpoint(),
+            _ => self.source.scanned(),
+        };
+        let from = &self.progress;
         let span = tracing::debug_span!(
             "backstory.projection.batch",
             projection = self.worker.name(),
             from = from.checkpoint.position.get(),
             to = to.position.get(),
-            events = self.buffer.len(),
+            events = events.len(),
         );
-        let batch = self.worker.run(from, &self.buffer, to).instrument(span);
+        let batch = Batch {
+            from,
+            events,
+            to,
+            parked,
+            failure,
+            now: self.time.clock(),
+        };
+        let batch = self.worker.run(batch).instrument(span);
         match batch.await {
             Ok(done) => {
                 self.buffer.drain(..done.taken);
-                self.bytes = 0; // What an event that does not decode leaves behind is run at once.
+                self.bytes = bytes(&self.buffer);
                 self.progress = done.progress;
                 self.error = None;
+                self.count_letters(&done.letters, done.parked);
                 self.snapshot.send_modify(|snapshot| {
                     snapshot.events += done.projected as u64;
                     snapshot.batches += u64::from(done.taken > 0);
@@ -141,18 +168,24 @@ impl Task {
                 );
                 self.engine.fenced(self.time.now());
             }
+            Err(BatchError::Guilty {
+                error,
+                events,
+                for_good,
+            }) => self.batch_failed(error, events, for_good),
             Err(BatchError::Failed(error)) => self.failed(error),
         }
     }
 
     async fn reload(&mut self) {
-        match self.checkpoints.load_progress(self.worker.name()).await {
-            Ok(progress) => self.rewind(progress),
+        match self.load().await {
+            Ok((progress, left_out)) => self.rewind(progress, left_out),
             Err(error) => self.failed(Arc::new(error)),
         }
     }
 
-    fn rewind(&mut self, progress: Progress) {
+    pub(super) fn rewind(&mut self, progress: Progress, left_out: LetterCount) {
+        self.left_out = left_out;
         self.source.rewind(progress.checkpoint);
         self.buffer.clear();
         self.bytes = 0;
@@ -187,23 +220,31 @@ impl Task {
         }
     }
 
-    fn failed(&mut self, error: SharedError) {
-        let store = error.downcast_ref::<StoreError>().map(StoreError::kind);
-        let hopeless = matches!(
-            store,
-            Some(StoreErrorKind::Diverged { .. } | StoreErrorKind::Closed)
-        );
+    /// It failed, and no event is to blame.
+    pub(super) fn failed(&mut self, error: SharedError) {
+        let hopeless = blame::store_error(&*error).is_some_and(|error| {
+            let kind = error.kind();
+            matches!(
+                kind,
+                StoreErrorKind::Diverged { .. } | StoreErrorKind::Closed
+            )
+        });
         self.source.doubt();
         if hopeless {
             self.engine.stopped();
         } else {
             self.engine.failed(self.time.now());
         }
+        self.warn(error);
+    }
+
+    /// Says why it does not get on.
+    pub(super) fn warn(&mut self, error: SharedError) {
         tracing::warn!(
             projection = self.worker.name(),
             after = self.engine.reached().get(),
-            attempts = self.engine.failures(),
-            stopped = hopeless,
+            attempts = self.engine.failures().max(self.engine.attempts()),
+            stopped = self.engine.is_stopped(),
             error = chain(&*error),
             "a projection failed"
         );
@@ -222,6 +263,16 @@ impl Task {
             }
             Command::Reset(answer) => {
                 let outcome = self.reset().await;
+                self.publish(false);
+                let _ = answer.send(outcome);
+            }
+            Command::Replay(letters, answer) => {
+                let outcome = self.replay(letters).await;
+                self.publish(false);
+                let _ = answer.send(outcome);
+            }
+            Command::Discard(letters, answer) => {
+                let outcome = self.discard(letters).await;
                 self.publish(false);
                 let _ = answer.send(outcome);
             }
@@ -258,13 +309,13 @@ impl Task {
             let progress = self.checkpoints.load_progress(name).await?;
             match self.worker.reset(&progress).await {
                 Ok(progress) => {
-                    self.rewind(progress);
+                    self.rewind(progress, LetterCount::default());
                     self.error = None;
                     self.engine.reset(self.time.now(), head);
                     return Ok(());
                 }
                 Err(BatchError::Fenced) => {}
-                Err(BatchError::Failed(error)) => {
+                Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
                     last = Some(error);
                     break;
                 }
@@ -298,6 +349,7 @@ impl Task {
             snapshot.reached = engine.reached();
             snapshot.scanned = self.source.scanned().position;
             snapshot.buffered = self.buffer.len();
+            snapshot.left_out = self.left_out;
             snapshot.attempts = engine.failures();
             snapshot.mode = mode;
             snapshot.standby = engine.is_standby();
@@ -306,6 +358,12 @@ impl Task {
             !snapshot.same(&before)
         });
     }
+}
+
+/// The bytes of the events' payloads.
+fn bytes(events: &[RecordedEvent]) -> usize {
+    let sizes = events.iter().map(|event| event.payload().as_str().len());
+    sizes.sum()
 }
 
 /// Waits until the projector is to shut down.

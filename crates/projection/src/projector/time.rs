@@ -35,6 +35,11 @@ impl Timeline {
         self.now
     }
 
+    /// What time the clock says.
+    pub(crate) fn clock(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
     fn begin_sleep(&mut self, until: Time) -> BoxFuture<'static, ()> {
         loop {
             let now = self.now();

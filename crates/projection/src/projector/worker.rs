@@ -1,20 +1,41 @@
 //! One projection without its types: what the projector's task calls.
 
-use std::{any::Any, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    any::Any, collections::HashSet, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc,
+};
 
 use async_trait::async_trait;
-use backstory_event::{BoxError, Checkpoint, Decoded, EventFilter, RecordedEvent};
+use backstory_event::{BoxError, Checkpoint, Envelope, EventFilter, RecordedEvent};
+use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 
-use super::error::{Panicked, SharedError};
-use crate::{CommitError, Host, NotResettable, Progress, Projection, Step, Target};
+use super::{
+    blame::is_of_the_store,
+    error::{Panicked, SharedError},
+};
+use crate::{
+    CommitError, Host, LetterWrite, NotResettable, OnFailure, Progress, Projection, Step, Target,
+};
+
+mod sorting;
+
+use sorting::{Sorted, sort_out};
 
 /// Why a batch was not stored.
 #[derive(Debug)]
 pub(crate) enum BatchError {
     /// Another process moved the projection meanwhile.
     Fenced,
-    /// Anything else.
+    /// The projection's code fails on these events.
+    Guilty {
+        /// What it said.
+        error: SharedError,
+        /// How many events it was given.
+        events: usize,
+        /// It fails on the first of them, and always will.
+        for_good: bool,
+    },
+    /// Anything else: no event is to blame.
     Failed(SharedError),
 }
 
@@ -24,15 +45,41 @@ impl<E: Into<BoxError>> From<E> for BatchError {
     }
 }
 
+/// Events to be projected.
+#[derive(Debug)]
+pub(crate) struct Batch<'a> {
+    /// Where the projection is.
+    pub(crate) from: &'a Progress,
+    pub(crate) events: &'a [RecordedEvent],
+    /// Where it is afterwards.
+    pub(crate) to: Checkpoint,
+    /// Which of the events' keys are parked.
+    pub(crate) parked: HashSet<String>,
+    /// Why the only event is to be left out, if it is.
+    pub(crate) failure: Option<Failure>,
+    pub(crate) now: DateTime<Utc>,
+}
+
+/// Why an event is left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    pub(crate) attempts: u32,
+}
+
 /// What became of a batch.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// The progress that is stored now.
     pub(crate) progress: Progress,
-    /// How many stored events of the buffer are in the read model now.
+    /// How many stored events of the batch are behind the checkpoint now.
     pub(crate) taken: usize,
     /// How many of them the projection was given.
     pub(crate) projected: usize,
+    /// The letters that were written.
+    pub(crate) letters: Vec<crate::DeadLetter>,
+    /// How many keys were parked by that.
+    pub(crate) parked: u64,
 }
 
 /// A projection and its host.
@@ -42,14 +89,22 @@ pub(crate) trait Worker: Send + Sync {
 
     fn filter(&self) -> EventFilter;
 
-    /// Projects these events and stores the checkpoint `to`, or the one before the first event
-    /// that does not decode.
-    async fn run(
+    fn policy(&self) -> OnFailure;
+
+    /// The key of an event; its stream when the projection does not tell.
+    fn key(&self, event: &RecordedEvent) -> String;
+
+    /// Projects a batch and stores its checkpoint, or the one before the first event that the
+    /// projection stops at.
+    async fn run(&self, batch: Batch<'_>) -> Result<Done, BatchError>;
+
+    /// Projects events that were left out, and changes letters; the checkpoint stays.
+    async fn amend(
         &self,
         from: &Progress,
         events: &[RecordedEvent],
-        to: Checkpoint,
-    ) -> Result<Done, BatchError>;
+        letters: Vec<LetterWrite>,
+    ) -> Result<Progress, BatchError>;
 
     /// Empties the read model and puts the checkpoint at the start.
     async fn reset(&self, from: &Progress) -> Result<Progress, BatchError>;
@@ -86,47 +141,52 @@ where
         self.projection.filter()
     }
 
-    async fn run(
+    fn policy(&self) -> OnFailure {
+        self.projection.on_failure()
+    }
+
+    fn key(&self, event: &RecordedEvent) -> String {
+        let key = sorting::key(&self.projection, event);
+        key.unwrap_or_else(|_| event.stream().to_string())
+    }
+
+    async fn run(&self, batch: Batch<'_>) -> Result<Done, BatchError> {
+        let sorted = sort_out(&self.projection, &batch)?;
+        let Sorted { taken, .. } = sorted;
+        let cut = batch.events[..taken].last();
+        let to = match cut.filter(|_| taken < batch.events.len()) {
+            Some(last) => last.checkpoint(),
+            None => batch.to,
+        };
+        let letters = sorted.letters.iter().cloned().map(LetterWrite::Put);
+        let step =
+            Step::new(batch.from.clone(), Target::Advance(to)).with_letters(letters.collect());
+        let progress = self.store_step(step, &sorted.envelopes, taken).await?;
+        Ok(Done {
+            progress,
+            taken,
+            projected: sorted.projected,
+            letters: sorted.letters,
+            parked: sorted.parked,
+        })
+    }
+
+    async fn amend(
         &self,
         from: &Progress,
         events: &[RecordedEvent],
-        mut to: Checkpoint,
-    ) -> Result<Done, BatchError> {
-        let mut batch = Vec::with_capacity(events.len());
-        let mut taken = 0;
-        let mut projected = 0;
+        letters: Vec<LetterWrite>,
+    ) -> Result<Progress, BatchError> {
+        let mut envelopes = Vec::with_capacity(events.len());
         for event in events {
-            let before = batch.len();
-            match event.decode::<P::Event>() {
-                Ok(Decoded::Unknown) => {}
-                Ok(Decoded::One(envelope)) => batch.push(envelope),
-                Ok(Decoded::Parts(parts)) => batch.extend(parts),
-                // What comes before the event that does not decode is stored first.
-                Err(_) if taken > 0 => break,
-                Err(error) => return Err(error.into()),
-            }
-            taken += 1;
-            projected += usize::from(batch.len() > before);
+            sorting::decode(event, &mut envelopes).map_err(|error| BatchError::Guilty {
+                error: error.into(),
+                events: events.len(),
+                for_good: false,
+            })?;
         }
-        if let Some(last) = events[..taken].last().filter(|_| taken < events.len()) {
-            to = last.checkpoint();
-        }
-
-        let mut unit = self.store.begin(from.clone()).await?;
-        if !batch.is_empty() {
-            let context = unit.context();
-            caught(async { self.projection.project(&batch, context).await }).await?;
-        }
-        let step = Step {
-            from: from.clone(),
-            to: Target::Advance(to),
-        };
-        commit(unit.commit(step.to).await)?;
-        Ok(Done {
-            progress: step.result(),
-            taken,
-            projected,
-        })
+        let step = Step::new(from.clone(), Target::Amend).with_letters(letters);
+        self.store_step(step, &envelopes, events.len()).await
     }
 
     async fn reset(&self, from: &Progress) -> Result<Progress, BatchError> {
@@ -139,20 +199,56 @@ where
             Err(error) if unit.resets_itself() && error.is::<NotResettable>() => {}
             emptied => emptied?,
         }
-        let step = Step {
-            from: from.clone(),
-            to: Target::Reset,
-        };
-        commit(unit.commit(step.to).await)?;
-        Ok(step.result())
+        let step = Step::new(from.clone(), Target::Reset);
+        match unit.commit(step.to, Vec::new()).await {
+            Ok(()) => Ok(step.result()),
+            Err(CommitError::Fenced { .. }) => Err(BatchError::Fenced),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
     }
 }
 
-fn commit(outcome: Result<(), CommitError>) -> Result<(), BatchError> {
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(CommitError::Fenced { .. }) => Err(BatchError::Fenced),
-        Err(CommitError::Store(error)) => Err(error.into()),
+impl<S, Cx, P> Hosted<S, Cx, P>
+where
+    Cx: Send + 'static,
+    S: Host<Cx>,
+    P: Projection<Cx>,
+{
+    /// Projects and commits. `events` is how many stored events are to blame for a failure.
+    async fn store_step(
+        &self,
+        step: Step,
+        envelopes: &[Envelope<P::Event>],
+        events: usize,
+    ) -> Result<Progress, BatchError> {
+        let result = step.result();
+        let guilty = |error: BoxError| BatchError::Guilty {
+            error: error.into(),
+            events,
+            for_good: false,
+        };
+        let mut unit = self.store.begin(step.from).await?;
+        if !envelopes.is_empty() {
+            let projected = {
+                let context = unit.context();
+                caught(async { self.projection.project(envelopes, context).await }).await
+            };
+            if let Err(error) = projected {
+                return Err(match is_of_the_store(&*error) || unit.is_outage(&*error) {
+                    true => error.into(),
+                    false => guilty(error),
+                });
+            }
+        }
+        match unit.commit(step.to, step.letters).await {
+            Ok(()) => Ok(result),
+            Err(CommitError::Fenced { .. }) => Err(BatchError::Fenced),
+            // What the projection wrote may be refused as late as here.
+            Err(CommitError::Store(error)) if !envelopes.is_empty() && !is_of_the_store(&error) => {
+                Err(guilty(error.into()))
+            }
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
     }
 }
 

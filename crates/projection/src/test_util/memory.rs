@@ -1,20 +1,20 @@
 //! Documents in memory, for tests of projections.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
-use backstory_event::{Payload, StoreError, StreamId};
+use backstory_event::{Payload, Position, StoreError, StreamId};
 
 use crate::{
-    Checkpoints, CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite,
-    Progress, Step, Target,
+    Checkpoints, CommitError, DeadLetter, DeadLetters, DocumentKey, DocumentList, DocumentRow,
+    DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, Progress, Step, Target,
 };
 
-/// Documents and checkpoints in memory, without a log. Clones share them.
+/// Documents, checkpoints and letters in memory, without a log. Clones share them.
 #[derive(Debug, Default, Clone)]
 pub struct MemoryDocuments(Arc<Mutex<State>>);
 
@@ -22,6 +22,7 @@ pub struct MemoryDocuments(Arc<Mutex<State>>);
 struct State {
     documents: BTreeMap<DocumentKey, Document>,
     progress: BTreeMap<String, Progress>,
+    letters: BTreeMap<(String, Position), DeadLetter>,
     // Which projection a collection belongs to.
     collections: BTreeMap<String, String>,
 }
@@ -75,6 +76,50 @@ impl Checkpoints for MemoryDocuments {
 
     async fn list_progress(&self) -> Result<Vec<Progress>, StoreError> {
         Ok(self.state().progress.values().cloned().collect())
+    }
+}
+
+#[async_trait]
+impl DeadLetters for MemoryDocuments {
+    async fn list_letters(&self, query: &LetterQuery) -> Result<Vec<DeadLetter>, StoreError> {
+        let state = self.state();
+        let first = (query.projection.clone(), query.after.next());
+        let letters = state.letters.range(first..);
+        Ok(letters
+            .take_while(|((projection, _), _)| *projection == query.projection)
+            .map(|(_, letter)| letter)
+            .filter(|letter| query.key.as_ref().is_none_or(|key| *key == letter.key))
+            .take(query.limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn count_letters(&self, projection: &str) -> Result<LetterCount, StoreError> {
+        let state = self.state();
+        let letters = || {
+            let letters = state.letters.values();
+            letters.filter(|letter| letter.projection == projection)
+        };
+        let keys = letters().filter(|letter| letter.parked);
+        let keys: BTreeSet<_> = keys.map(|letter| &letter.key).collect();
+        Ok(LetterCount {
+            letters: letters().count() as u64,
+            parked_keys: keys.len() as u64,
+        })
+    }
+
+    async fn parked_keys(
+        &self,
+        projection: &str,
+        keys: &[String],
+    ) -> Result<Vec<String>, StoreError> {
+        let state = self.state();
+        let parked = |key: &&String| {
+            state.letters.values().any(|letter| {
+                letter.parked && letter.projection == projection && letter.key == **key
+            })
+        };
+        Ok(keys.iter().filter(parked).cloned().collect())
     }
 }
 
@@ -141,10 +186,22 @@ impl DocumentStore for MemoryDocuments {
         let State {
             documents,
             collections,
+            letters,
             ..
         } = &mut *state;
         if step.to == Target::Reset {
             documents.retain(|place, _| collections.get(&place.collection) != Some(projection));
+            letters.retain(|(of, _), _| of != projection);
+        }
+        for write in step.letters.iter().cloned() {
+            match write {
+                LetterWrite::Put(letter) => {
+                    letters.insert((projection.clone(), letter.position), letter);
+                }
+                LetterWrite::Remove(position) => {
+                    letters.remove(&(projection.clone(), position));
+                }
+            }
         }
         for write in writes {
             match write {

@@ -106,6 +106,12 @@ kinds! {
     /// The owner of the document is erased.
     DocumentOfErased = "document_of_erased":
         "content that was to be erased is still stored in a read model";
+    /// The log holds another event where a projection left one out.
+    LetterDiverged = "letter_diverged":
+        "the log is not the one that was projected; rebuild the projection";
+    /// The event of the dead letter is erased.
+    LetterOfErased = "letter_of_erased":
+        "the reason of the letter may quote content that was to be erased; delete it";
     /// A trigger that protects the events is missing.
     GuardMissing = "guard_missing":
         "events can be changed or removed";
@@ -163,6 +169,13 @@ pub enum Subject {
         /// Its key.
         key: String,
     },
+    /// A dead letter.
+    DeadLetter {
+        /// Of which projection.
+        projection: String,
+        /// Of the event at which position.
+        position: Position,
+    },
     /// A trigger, function or index, by name.
     Object(String),
 }
@@ -182,6 +195,10 @@ impl Display for Subject {
                 let collection = collection.as_deref().unwrap_or("(without a name)");
                 write!(f, "document `{key}` in `{collection}`")
             }
+            Self::DeadLetter {
+                projection,
+                position,
+            } => write!(f, "dead letter of `{projection}` at position {position}"),
             Self::Object(name) => write!(f, "`{name}`"),
         }
     }

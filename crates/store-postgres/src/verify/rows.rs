@@ -101,6 +101,12 @@ const DOCUMENTS: &str = "SELECT c.name, d.key, d.owner_category, d.owner_key \
     LEFT JOIN {s}.collection c ON c.generation = d.generation \
     WHERE d.owner_key IS NOT NULL ORDER BY c.name, d.key";
 
+// Those of trimmed events stay.
+const LETTERS: &str = "SELECT t.projection, t.position, t.event_id, e.id, e.erased_at IS NOT NULL \
+    FROM {s}.dead_letter t LEFT JOIN {s}.event e ON e.position = t.position \
+    WHERE t.position > {floor} AND (e.id IS DISTINCT FROM t.event_id OR e.erased_at IS NOT NULL) \
+    ORDER BY t.projection, t.position";
+
 /// Runs the checks inside the transaction of a connection.
 #[derive(Debug)]
 pub(super) struct Rows<'a> {
@@ -122,7 +128,8 @@ impl Rows<'_> {
         self.each(PROGRESS, progress).await?;
         self.each(SNAPSHOTS, snapshot).await?;
         self.each(CLAIMS, claim).await?;
-        self.each(DOCUMENTS, document).await
+        self.each(DOCUMENTS, document).await?;
+        self.each(LETTERS, letter).await
     }
 
     /// One row in memory at a time.
@@ -376,5 +383,22 @@ fn document(row: &PgRow, report: &mut Report) -> Result<(), Error> {
     let detail = format!("its owner {} is erased", stream_id(row, 2, 3)?);
     let subject = Subject::Document { collection, key };
     report.add(FindingKind::DocumentOfErased, subject, detail);
+    Ok(())
+}
+
+fn letter(row: &PgRow, report: &mut Report) -> Result<(), Error> {
+    let subject = Subject::DeadLetter {
+        projection: row.try_get(0)?,
+        position: position(row, 1)?,
+    };
+    let (expected, found): (Uuid, Option<Uuid>) = (row.try_get(2)?, row.try_get(3)?);
+    if found == Some(expected) {
+        let detail = "the event is erased".to_owned();
+        report.add(FindingKind::LetterOfErased, subject, detail);
+    } else {
+        let found = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string());
+        let detail = format!("it is of event {expected}, the log holds {found} there");
+        report.add(FindingKind::LetterDiverged, subject, detail);
+    }
     Ok(())
 }

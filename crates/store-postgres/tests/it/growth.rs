@@ -129,10 +129,7 @@ impl Day {
             .chain((0..5).map(|number| DocumentWrite::Delete {
                 key: key(before, APPENDS - 1 - number),
             }));
-        let step = Step {
-            from: self.progress.clone(),
-            to: Target::Advance(self.seen),
-        };
+        let step = Step::new(self.progress.clone(), Target::Advance(self.seen));
         // A document is written once in a step.
         let mut once = BTreeMap::new();
         for write in writes {

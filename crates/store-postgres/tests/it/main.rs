@@ -11,6 +11,7 @@ mod conditions;
 mod conformance;
 mod crash;
 mod edge;
+mod failures;
 mod growth;
 mod health;
 mod import;

@@ -25,6 +25,7 @@ async fn without_statistics(connection: &mut PgConnection) {
         "claim",
         "snapshot",
         "progress",
+        "dead_letter",
         "collection",
         "document",
         "document_index",
@@ -89,10 +90,7 @@ async fn appends_and_projections_scan_nothing_from_an_empty_table_on() {
                 key: format!("{}-{number}", round - 1),
             },
         });
-        let step = Step {
-            from: progress,
-            to: Target::Advance(seen),
-        };
+        let step = Step::new(progress, Target::Advance(seen));
         store
             .commit_documents(writes.chain(gone).collect(), &step)
             .await

@@ -54,7 +54,7 @@ async fn read_model_and_checkpoint_commit_together() {
     let mut unit = begin(&store, &start).await;
     run(unit.context(), COUNT).await;
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 0);
-    unit.commit(to(5)).await.unwrap();
+    unit.commit(to(5), Vec::new()).await.unwrap();
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 1);
     let progress = store.load_progress("counter").await.unwrap();
     assert_eq!(progress.checkpoint.position.get(), 5);
@@ -69,13 +69,13 @@ async fn read_model_and_checkpoint_commit_together() {
     ] {
         let mut unit = begin(&store, &stale).await;
         run(unit.context(), COUNT).await;
-        let error = unit.commit(to(9)).await.unwrap_err();
+        let error = unit.commit(to(9), Vec::new()).await.unwrap_err();
         assert!(matches!(error, CommitError::Fenced { .. }), "{error:?}");
     }
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 1);
     begin(&store, &progress)
         .await
-        .commit(Target::Reset)
+        .commit(Target::Reset, Vec::new())
         .await
         .unwrap();
     let progress = store.load_progress("counter").await.unwrap();
@@ -98,7 +98,7 @@ async fn a_transaction_of_the_projection_is_a_savepoint() {
     run(&mut inner, COUNT).await;
     inner.rollback().await.unwrap();
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 0);
-    unit.commit(to(1)).await.unwrap();
+    unit.commit(to(1), Vec::new()).await.unwrap();
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 1);
 }
 
@@ -111,8 +111,8 @@ async fn the_locks_of_a_frozen_projection_are_freed() {
     // The successor waits for the row until the server ends the frozen one.
     let mut successor = begin(&store, &start).await;
     within(async { run(successor.context(), COUNT).await }).await;
-    successor.commit(to(1)).await.unwrap();
-    frozen.commit(to(1)).await.unwrap_err();
+    successor.commit(to(1), Vec::new()).await.unwrap();
+    frozen.commit(to(1), Vec::new()).await.unwrap_err();
     assert_eq!(scalar::<i64>(&mut connection, COUNTED).await, 1);
 }
 
@@ -144,7 +144,7 @@ async fn only_one_of_two_owners_commits_a_batch() {
                 tokio::spawn(async move {
                     let mut unit = begin(&store, &from).await;
                     run(unit.context(), COUNT).await;
-                    unit.commit(to(round)).await
+                    unit.commit(to(round), Vec::new()).await
                 })
             })
             .collect();

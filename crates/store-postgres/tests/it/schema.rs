@@ -166,28 +166,19 @@ async fn everything_works(store: &PostgresStore) {
         indexed: vec![("done".into(), "no".into())],
         owner: Some(todo.clone()),
     };
-    let step = Step {
-        from,
-        to: Target::Advance(receipt.checkpoint),
-    };
+    let step = Step::new(from, Target::Advance(receipt.checkpoint));
     store.commit_documents(vec![write], &step).await.unwrap();
     let mut unit = Host::<PgConnection>::begin(store, step.result())
         .await
         .unwrap();
     run(unit.context(), "SELECT 1").await;
-    unit.commit(Target::Reset).await.unwrap();
+    unit.commit(Target::Reset, Vec::new()).await.unwrap();
     let write = DocumentWrite::Delete {
         key: document.clone(),
     };
     let from = store.load_progress("list").await.unwrap();
     store
-        .commit_documents(
-            vec![write],
-            &Step {
-                from,
-                to: Target::Reset,
-            },
-        )
+        .commit_documents(vec![write], &Step::new(from, Target::Reset))
         .await
         .unwrap();
 

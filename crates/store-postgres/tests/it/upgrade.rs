@@ -22,6 +22,7 @@ const NEXT: &[&str] = &[
     "ALTER TABLE backstory.claim ADD COLUMN taken_at timestamptz DEFAULT now()",
     "ALTER TABLE backstory.snapshot ADD COLUMN codec text",
     "ALTER TABLE backstory.progress ADD COLUMN lease uuid",
+    "ALTER TABLE backstory.dead_letter ADD COLUMN seen_at timestamptz",
     "ALTER TABLE backstory.collection ADD COLUMN building bigint",
     "ALTER TABLE backstory.document ADD COLUMN changed_at timestamptz DEFAULT now()",
     "ALTER TABLE backstory.document_index ADD COLUMN rank integer DEFAULT 0",
@@ -87,13 +88,13 @@ async fn everything_works(store: &PostgresStore, number: i64) {
     };
     let from = store.load_progress("list").await.unwrap();
     let to = Target::Advance(receipt.checkpoint);
-    let step = Step { from, to };
+    let step = Step::new(from, to);
     store.commit_documents(vec![write], &step).await.unwrap();
     let mut unit = Host::<PgConnection>::begin(store, step.result())
         .await
         .unwrap();
     run(unit.context(), "SELECT 1").await;
-    unit.commit(Target::Advance(receipt.checkpoint))
+    unit.commit(Target::Advance(receipt.checkpoint), Vec::new())
         .await
         .unwrap();
     assert!(

@@ -6,7 +6,8 @@ use backstory_event::{
     ExpectedVersion, Lifecycle, NewEvent, Payload, Position, StoreErrorKind, Tag, TagChange,
 };
 use backstory_projection::{
-    Checkpoints, DocumentKey, DocumentStore, DocumentWrite, Host, Step, Target,
+    Checkpoints, DeadLetter, DocumentKey, DocumentStore, DocumentWrite, Host, LetterWrite, Step,
+    Target,
 };
 use backstory_store_postgres::{
     FindingKind, Pooler, PostgresOptions, PostgresStore, Verification, verify,
@@ -56,7 +57,7 @@ async fn put(store: &PostgresStore, owner: u32, up_to: Checkpoint) {
     let from = store.load_progress("list").await.unwrap();
     let to = Target::Advance(up_to);
     store
-        .commit_documents(vec![write], &Step { from, to })
+        .commit_documents(vec![write], &Step::new(from, to))
         .await
         .unwrap();
 }
@@ -105,12 +106,16 @@ async fn fill(store: &PostgresStore) {
     let from = store.load_progress("counter").await.unwrap();
     let mut unit = Host::<PgConnection>::begin(store, from).await.unwrap();
     run(unit.context(), "SELECT 1").await;
-    unit.commit(Target::Advance(third.checkpoint))
+    let left_out = EventQuery::new(EventFilter::all()).after(Position::new(1));
+    let left_out = store.collect(left_out.limit(1)).await.unwrap();
+    let letter = DeadLetter::new("counter", &left_out[0], "k", left_out[0].recorded_at());
+    let letters = vec![LetterWrite::Put(letter.because("why not", 1))];
+    unit.commit(Target::Advance(third.checkpoint), letters)
         .await
         .unwrap();
     let from = store.load_progress("fresh").await.unwrap();
     let unit = Host::<PgConnection>::begin(store, from).await.unwrap();
-    unit.commit(Target::Reset).await.unwrap();
+    unit.commit(Target::Reset, Vec::new()).await.unwrap();
     let last = append(store, 6, [added(), added()]).await; // 17, 18
     assert_eq!(last.position().get(), 18);
 }
@@ -338,6 +343,15 @@ const DAMAGES: &[(&str, &[&str])] = &[
     (
         "UPDATE backstory.claim SET key = '5' WHERE value = 'two'",
         &["claim_of_erased: claim `two` in `title`"],
+    ),
+    (
+        "UPDATE backstory.dead_letter SET event_id = gen_random_uuid()",
+        &["letter_diverged: dead letter of `counter` at position 2"],
+    ),
+    (
+        "INSERT INTO backstory.dead_letter SELECT 'counter', position, id, name, category, key, 'k', '', 1, now(), false \
+         FROM backstory.event WHERE position = 8",
+        &["letter_of_erased: dead letter of `counter` at position 8"],
     ),
     (
         "UPDATE backstory.document SET owner_key = '5'; \

@@ -6,6 +6,7 @@
     reason = "test code: the helpers between the tests too"
 )]
 
+mod failures;
 mod files;
 mod processes;
 mod store;

@@ -66,7 +66,7 @@ async fn a_sql_projection_commits_with_its_checkpoint_or_not_at_all() {
 
     let mut first = unit(store, &start).await;
     count(first.context(), 1).await;
-    first.commit(advance).await.unwrap();
+    first.commit(advance, Vec::new()).await.unwrap();
     let moved = store.load_progress("mine").await.unwrap();
     assert_eq!(Target::Advance(moved.checkpoint), advance);
 
@@ -78,7 +78,7 @@ async fn a_sql_projection_commits_with_its_checkpoint_or_not_at_all() {
     let mut late = unit(store, &start).await;
     count(late.context(), 3).await;
     let fenced = late
-        .commit(Target::Advance(checkpoint(4)))
+        .commit(Target::Advance(checkpoint(4)), Vec::new())
         .await
         .unwrap_err();
     assert!(matches!(fenced, CommitError::Fenced { projection } if projection == "mine"));
@@ -87,7 +87,7 @@ async fn a_sql_projection_commits_with_its_checkpoint_or_not_at_all() {
 
     unit(store, &moved)
         .await
-        .commit(Target::Reset)
+        .commit(Target::Reset, Vec::new())
         .await
         .unwrap();
     let reset = store.load_progress("mine").await.unwrap();
@@ -188,10 +188,10 @@ async fn dropped_futures_leave_nothing_behind() {
     let query = EventQuery::new(EventFilter::all());
     for round in 0..60_u64 {
         let soon = Duration::from_micros(round * 37);
-        let step = Step {
-            from: store.load_progress("lists").await.unwrap(),
-            to: Target::Advance(checkpoint(1)),
-        };
+        let step = Step::new(
+            store.load_progress("lists").await.unwrap(),
+            Target::Advance(checkpoint(1)),
+        );
         let write = DocumentWrite::Put {
             key: DocumentKey {
                 collection: "lists".into(),
@@ -243,10 +243,7 @@ fn snapshot() -> SnapshotRecord {
 
 /// Every call of a store that is not there any more.
 async fn expect_closed(store: &SqliteStore) {
-    let step = Step {
-        from: Progress::start("lists"),
-        to: Target::Reset,
-    };
+    let step = Step::new(Progress::start("lists"), Target::Reset);
     let append = any(&stream("todo", "1"), [event("added")]);
     let commit = store.commit_documents(vec![], &step);
     let outcomes: [Result<(), StoreError>; 8] = [

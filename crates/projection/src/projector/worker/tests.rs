@@ -31,7 +31,7 @@ impl Unit<Tape> for TapeUnit {
         &mut self.0
     }
 
-    async fn commit(self: Box<Self>, _: Target) -> Result<(), CommitError> {
+    async fn commit(self: Box<Self>, _: Target, _: Vec<LetterWrite>) -> Result<(), CommitError> {
         Ok(())
     }
 }
@@ -75,8 +75,15 @@ where
 fn one_store_runs_projections_with_several_contexts() {
     let to = Checkpoint::at(Position::new(3));
     for worker in [worker(OnTape), worker(InDocuments)] {
-        let from = Progress::start(worker.name());
-        let done = block_on(worker.run(&from, &[], to)).unwrap();
+        let batch = Batch {
+            from: &Progress::start(worker.name()),
+            events: &[],
+            to,
+            parked: HashSet::new(),
+            failure: None,
+            now: DateTime::UNIX_EPOCH,
+        };
+        let done = block_on(worker.run(batch)).unwrap();
         assert_eq!(done.progress.checkpoint, to);
     }
 }

@@ -494,7 +494,7 @@ impl Process {
         let order = |kind| {
             store.0.roster.lock().unwrap().order(remote.name, kind);
         };
-        let command = match store.below(9) {
+        let command = match store.below(14) {
             0 => return order(OrderKind::Pause),
             1 | 2 => return order(OrderKind::Resume),
             3 => Command::Trigger(store.head()),
@@ -507,10 +507,10 @@ impl Process {
                 self.waiting.clear();
                 return;
             }
-            6 | 7 => Command::Replay(
-                match store.below(3) {
-                    0 => Letters::All,
-                    1 => Letters::Key(format!("money/{}", store.below(3))),
+            7..=11 => Command::Replay(
+                match store.below(4) {
+                    0 | 1 => Letters::All,
+                    2 => Letters::Key(format!("money/{}", store.below(3))),
                     _ => Letters::At(Position::new(1 + store.below(60) as i64)),
                 },
                 tokio::sync::oneshot::channel().0,
@@ -550,13 +550,16 @@ impl Process {
                 };
                 assert!(letter.parked && broken.iter().copied().any(|it| waits(&it)));
             }
-            store.0.over.store(true, Ordering::Relaxed);
+        }
+        store.0.over.store(true, Ordering::Relaxed);
+        for number in 0..self.running.remotes.len() {
+            let name = self.running.remotes[number].name;
+            let letters = store.letters(name).len() as u64;
             let discarded = self.ask(number, clock, |answer| {
                 Command::Discard(Letters::All, answer)
             });
-            assert_eq!(discarded, letters.len() as u64);
+            assert_eq!(discarded, letters);
             assert!(store.letters(name).is_empty());
-            store.0.over.store(false, Ordering::Relaxed);
         }
     }
 
@@ -639,6 +642,16 @@ fn simulate(seed: u64) {
             0..=2 => (0..=store.below(4)).for_each(|_| store.push()),
             3 => processes[which] = None,
             4 => clock.advance(Duration::from_millis(store.below(1_500))),
+            // Everybody at once.
+            5 if store.below(2) == 0 => {
+                for process in processes.iter().flatten() {
+                    for remote in &process.running.remotes {
+                        let (answer, _) = tokio::sync::oneshot::channel();
+                        let command = Command::Replay(Letters::All, answer);
+                        let _ = remote.commands.try_send(command);
+                    }
+                }
+            }
             5 => {
                 if let Some(process) = &mut processes[which] {
                     process.disturb(&store, resets);

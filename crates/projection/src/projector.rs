@@ -304,7 +304,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
                 worker,
                 checkpoints: Arc::clone(&checkpoints),
                 letters: Arc::clone(&letters),
-                left_out,
+                left_out: None,
                 log: Arc::clone(&log),
                 source,
                 engine,
@@ -324,6 +324,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
                 closing: closing.subscribe(),
             };
             task.take_place();
+            task.left_out = Some(left_out);
             task.publish(false);
             tasks.push(task);
         }

@@ -131,10 +131,7 @@ pub async fn a_leader_of_the_past_stores_nothing<F: Fixture>(fixture: &F) {
     let next = seat(&store, new, HOUR).await;
     assert!(next.leads);
     let head = within(store.head()).await.unwrap();
-    let step = |from| Step {
-        from,
-        to: Target::Advance(head),
-    };
+    let step = |from| Step::new(from, Target::Advance(head));
     let late = within(store.commit_documents(Vec::new(), &step(led.progress))).await;
     let fenced = CommitError::Fenced {
         projection: LEDGER.to_owned(),

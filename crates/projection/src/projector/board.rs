@@ -77,10 +77,11 @@ pub struct ProjectionStatus {
     pub events_projected: u64,
     /// How many batches of events it has stored, since the start of the projector.
     pub batches: u64,
-    /// How many events it has left out: its dead letters.
-    pub dead_letters: u64,
+    /// How many events it has left out: its dead letters. `None`: it is not known here, because
+    /// another process leads it or the store is away.
+    pub dead_letters: Option<u64>,
     /// Of how many keys the events are left out until somebody replays or discards their letters.
-    pub parked_keys: u64,
+    pub parked_keys: Option<u64>,
 }
 
 /// The newest that is known of a projection.
@@ -99,7 +100,8 @@ pub(crate) struct Snapshot {
     pub(crate) at: Option<DateTime<Utc>>,
     pub(crate) events: u64,
     pub(crate) batches: u64,
-    pub(crate) left_out: LetterCount,
+    /// If that is known here.
+    pub(crate) left_out: Option<LetterCount>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +117,7 @@ pub(crate) enum Mode {
 }
 
 impl Snapshot {
-    pub(crate) fn new(checkpoint: Checkpoint, left_out: LetterCount) -> Self {
+    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
             reached: checkpoint.position,
@@ -128,7 +130,7 @@ impl Snapshot {
             at: None,
             events: 0,
             batches: 0,
-            left_out,
+            left_out: None,
         }
     }
 

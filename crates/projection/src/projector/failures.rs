@@ -66,13 +66,23 @@ impl Task {
         Ok((progress, self.letters.count_letters(name).await?))
     }
 
+    /// How many letters there are. Whoever takes over asks: the progress that it has is older.
+    pub(super) async fn know_letters(&mut self) -> Result<LetterCount, StoreError> {
+        if let Some(left_out) = self.left_out {
+            return Ok(left_out);
+        }
+        let left_out = self.letters.count_letters(self.worker.name()).await?;
+        self.left_out = Some(left_out);
+        Ok(left_out)
+    }
+
     /// Which keys of so many events of the buffer are parked. Asked of the store for each batch while any is: the
     /// keys could be too many to remember.
     pub(super) async fn parked_among(
         &mut self,
         portion: usize,
     ) -> Result<HashSet<String>, StoreError> {
-        if self.left_out.parked_keys == 0 || portion == 0 {
+        if portion == 0 || self.know_letters().await?.parked_keys == 0 {
             return Ok(HashSet::new());
         }
         let keys: HashSet<_> = self.buffer[..portion]
@@ -120,7 +130,9 @@ impl Task {
             reason = first.reason,
             "a projection left events out"
         );
-        self.left_out.letters += letters.len() as u64;
-        self.left_out.parked_keys += parked;
+        if let Some(left_out) = &mut self.left_out {
+            left_out.letters += letters.len() as u64;
+            left_out.parked_keys += parked;
+        }
     }
 }

@@ -72,7 +72,8 @@ impl RunningProjector {
     /// that stores what the projection made of it. An event that fails again keeps its letter, with
     /// the new reason and one more attempt. A key without letters is no longer parked.
     ///
-    /// The projection sees these events later than ones that are behind them in the log.
+    /// The projection sees these events later than ones that are behind them in the log. Any process
+    /// can do it, also one that stands by: whoever leads the projection notices and goes on.
     ///
     /// # Errors
     /// When there is no such projection, it has ended, or the store is away; what was replayed
@@ -358,7 +359,7 @@ impl Task {
         match trouble {
             Trouble::Fenced if *attempts < ATTEMPTS => {
                 let (progress, left_out) = self.load().await?;
-                self.rewind(progress, left_out);
+                self.rewind(progress, Some(left_out));
                 Ok(())
             }
             Trouble::Fenced => {
@@ -379,7 +380,7 @@ impl Task {
     async fn recount(&mut self) -> Result<(), ProjectorError> {
         match self.letters.count_letters(self.worker.name()).await {
             Ok(left_out) => {
-                self.left_out = left_out;
+                self.left_out = Some(left_out);
                 Ok(())
             }
             Err(error) => {

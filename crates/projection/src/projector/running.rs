@@ -248,7 +248,8 @@ impl RunningProjector {
         remote: &Remote,
         awaited: &Awaited,
     ) -> Result<(), ProjectorError> {
-        if remote.snapshot.borrow().left_out.letters == 0 {
+        let known = remote.snapshot.borrow().left_out;
+        if known.is_some_and(|count| count.letters == 0) {
             return Ok(());
         }
         let query = LetterQuery::of(remote.name)
@@ -383,8 +384,8 @@ impl Remote {
             state: snapshot.state(),
             events_projected: snapshot.events,
             batches: snapshot.batches,
-            dead_letters: snapshot.left_out.letters,
-            parked_keys: snapshot.left_out.parked_keys,
+            dead_letters: snapshot.left_out.map(|count| count.letters),
+            parked_keys: snapshot.left_out.map(|count| count.parked_keys),
         }
     }
 }

@@ -335,9 +335,7 @@ impl Control for Store {
         let seats = {
             let progress = |name: &str, raise| match raise {
                 Raise::Yes => self.0.documents.raise(name),
-                Raise::No => {
-                    block_on(self.0.documents.load_progress(name)).unwrap()
-                }
+                Raise::No => block_on(self.0.documents.load_progress(name)).unwrap(),
             };
             let mut roster = self.0.roster.lock().unwrap();
             roster.beat(self.0.clock.now(), beat, progress)

@@ -30,8 +30,8 @@ pub(crate) struct Task {
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) checkpoints: Arc<dyn Checkpoints>,
     pub(crate) letters: Arc<dyn DeadLetters>,
-    /// How many letters there are at [`Self::progress`].
-    pub(crate) left_out: LetterCount,
+    /// How many letters there are at [`Self::progress`], if that is known.
+    pub(crate) left_out: Option<LetterCount>,
     pub(crate) log: Arc<dyn EventStore>,
     pub(crate) source: Source,
     pub(crate) engine: Engine,
@@ -84,7 +84,13 @@ impl Task {
             head = closed(&mut self.closing), if !self.engine.is_closing() => {
                 self.engine.close(head);
             }
-            Ok(()) = self.place.changed() => self.take_place(),
+            Ok(()) = self.place.changed() => {
+                self.take_place();
+                if !self.engine.is_standby() {
+                    // When the store is away it is asked again with the next batch.
+                    let _ = self.know_letters().await;
+                }
+            }
             Some(command) = self.commands.recv() => self.obey(command).await,
             () = self.waiters.changed() => {}
             () = self.time.sleep_until(until.unwrap_or_default()), if until.is_some() => {}
@@ -179,12 +185,12 @@ impl Task {
 
     async fn reload(&mut self) {
         match self.load().await {
-            Ok((progress, left_out)) => self.rewind(progress, left_out),
+            Ok((progress, left_out)) => self.rewind(progress, Some(left_out)),
             Err(error) => self.failed(Arc::new(error)),
         }
     }
 
-    pub(super) fn rewind(&mut self, progress: Progress, left_out: LetterCount) {
+    pub(super) fn rewind(&mut self, progress: Progress, left_out: Option<LetterCount>) {
         self.left_out = left_out;
         self.source.rewind(progress.checkpoint);
         self.buffer.clear();
@@ -201,12 +207,12 @@ impl Task {
         if place.leads && (self.engine.is_standby() || moved) {
             let stored = place.progress.checkpoint.position;
             let head = self.source.head();
-            self.rewind(place.progress);
+            self.rewind(place.progress, None);
             self.engine.leads(self.time.now(), stored, head);
             self.error = None;
         } else if !place.leads {
             let stored = place.progress.checkpoint.position;
-            self.rewind(place.progress);
+            self.rewind(place.progress, None);
             self.engine.stands_by(self.time.now(), stored);
             self.error = place
                 .trouble
@@ -309,7 +315,7 @@ impl Task {
             let progress = self.checkpoints.load_progress(name).await?;
             match self.worker.reset(&progress).await {
                 Ok(progress) => {
-                    self.rewind(progress, LetterCount::default());
+                    self.rewind(progress, Some(LetterCount::default()));
                     self.error = None;
                     self.engine.reset(self.time.now(), head);
                     return Ok(());

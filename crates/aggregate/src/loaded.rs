@@ -1,6 +1,6 @@
 //! An aggregate as it was read, and what was recorded on it since.
 
-use std::{collections::BTreeMap, fmt, ops::Deref};
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use backstory_event::{
     Aggregate, Append, AppendCondition, Checkpoint, Companion, Decoded, Event, EventId,
@@ -8,7 +8,7 @@ use backstory_event::{
     StreamId, StreamState, StreamVersion, Tag, TagChange,
 };
 
-use crate::{RepositoryError, RepositoryErrorKind};
+use crate::{RepositoryError, RepositoryErrorKind, lookup::Indexing};
 
 /// An aggregate as it was read: its state, its version, and the events recorded on it since.
 ///
@@ -320,36 +320,35 @@ impl<A: Aggregate> Loaded<A> {
     }
 
     fn absorb_fact(&mut self, event: &RecordedEvent) -> Result<(), RepositoryError> {
-        use backstory_event::DecodeEvent;
-        let decoded =
-            A::Event::decode_stored(event.name(), event.schema_version(), event.payload())
-                .map_err(|reason| RepositoryErrorKind::Decode(event.decode_error(reason)))?;
-        match decoded {
+        match fact::<A>(event)? {
             Decoded::One(fact) => self.state.apply(&fact),
             Decoded::Parts(parts) => parts.iter().for_each(|part| self.state.apply(part)),
-            Decoded::Unknown if A::Event::ignored().contains(&event.name()) => {}
-            Decoded::Unknown => {
-                return Err(RepositoryErrorKind::UnknownEvent {
-                    stream: self.stream.clone(),
-                    name: event.name().to_owned(),
-                    position: event.position(),
-                }
-                .into());
-            }
+            Decoded::Unknown => {}
         }
         Ok(())
     }
 
     /// Turns the draft into an append. It stays in doubt until [`Self::stored`] or
     /// [`Self::not_stored`].
-    pub(crate) fn prepare(&mut self, save: crate::Save<A>) -> Result<(), Invalid> {
+    pub(crate) fn prepare(
+        &mut self,
+        save: crate::Save<A>,
+        lookups: &[Arc<dyn Indexing<A>>],
+    ) -> Result<(), Invalid> {
         let changes = self.draft.changes.iter().chain(&save.added);
         let events = changes
+            .clone()
             .map(|change| change.encode(&save.metadata, &save.tags))
             .collect::<Result<Vec<_>, _>>()?;
         let expected = ExpectedVersion::Exact(self.version);
         let mut append = Append::to(self.stream.clone(), expected, events);
         append.companions.clone_from(&self.draft.companions);
+        for lookup in lookups {
+            let mut events = changes.clone().filter_map(Change::as_event);
+            append
+                .companions
+                .extend(lookup.companions(&mut events, &self.stream));
+        }
         append.conditions.clone_from(&self.draft.conditions);
         self.in_doubt = Some(InDoubt {
             append,
@@ -385,6 +384,24 @@ impl<A: Aggregate> Loaded<A> {
             self.draft.conditions.extend(newer.conditions);
         }
     }
+}
+
+/// What a stored event of an aggregate's stream says; `Unknown` if it may be passed over.
+pub(crate) fn fact<A: Aggregate>(
+    event: &RecordedEvent,
+) -> Result<Decoded<A::Event>, RepositoryError> {
+    use backstory_event::DecodeEvent;
+    let decoded = A::Event::decode_stored(event.name(), event.schema_version(), event.payload())
+        .map_err(|reason| RepositoryErrorKind::Decode(event.decode_error(reason)))?;
+    if matches!(decoded, Decoded::Unknown) && !A::Event::ignored().contains(&event.name()) {
+        return Err(RepositoryErrorKind::UnknownEvent {
+            stream: event.stream().clone(),
+            name: event.name().to_owned(),
+            position: event.position(),
+        }
+        .into());
+    }
+    Ok(decoded)
 }
 
 impl<A: Aggregate> Deref for Loaded<A> {

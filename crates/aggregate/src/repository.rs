@@ -7,10 +7,11 @@ use backstory_event::{
 };
 
 use crate::{
-    Loaded, RepositoryError, RepositoryErrorKind, RepositoryOptions, Save, SaveHook, Snapshot,
-    SnapshotStore,
+    Loaded, Lookup, RepositoryError, RepositoryErrorKind, RepositoryOptions, Save, SaveHook,
+    Snapshot, SnapshotStore,
     hooks::{After, Before},
     loaded::merged,
+    lookup::Indexing,
     snapshotting::Snapshots,
     turns::Turns,
 };
@@ -54,6 +55,7 @@ pub struct Repository<A: Aggregate> {
     metadata: Metadata,
     snapshots: Option<Arc<Snapshots<A>>>,
     hooks: Vec<Arc<dyn SaveHook<A>>>,
+    lookups: Vec<Arc<dyn Indexing<A>>>,
     turns: Turns<A>,
 }
 
@@ -65,6 +67,7 @@ impl<A: Aggregate> Clone for Repository<A> {
             metadata: self.metadata.clone(),
             snapshots: self.snapshots.clone(),
             hooks: self.hooks.clone(),
+            lookups: self.lookups.clone(),
             turns: self.turns.clone(),
         }
     }
@@ -78,12 +81,13 @@ impl<A: Aggregate> fmt::Debug for Repository<A> {
             .field("options", &self.options)
             .field("snapshots", &self.snapshots.is_some())
             .field("hooks", &self.hooks.len())
+            .field("lookups", &self.lookups.len())
             .finish_non_exhaustive()
     }
 }
 
 impl<A: Aggregate> Repository<A> {
-    /// A repository on a store, without snapshots and hooks.
+    /// A repository on a store, without snapshots, hooks and lookups.
     pub fn new<S: EventStore + Clone>(store: &S) -> Self {
         Self {
             store: Arc::new(store.clone()),
@@ -91,6 +95,7 @@ impl<A: Aggregate> Repository<A> {
             metadata: Metadata::default(),
             snapshots: None,
             hooks: Vec::new(),
+            lookups: Vec::new(),
             turns: Turns::default(),
         }
     }
@@ -130,6 +135,18 @@ impl<A: Aggregate> Repository<A> {
     #[must_use]
     pub fn with_hook(mut self, hook: impl SaveHook<A>) -> Self {
         self.hooks.push(Arc::new(hook));
+        self
+    }
+
+    /// Each save writes what its events do to the lookup's values, hooks' events included. A unique
+    /// value that another aggregate has fails the save with a
+    /// [`Conflict::Claim`](backstory_event::Conflict::Claim), which no update tries again.
+    #[must_use]
+    pub fn with_lookup(mut self, lookup: impl Lookup<Aggregate = A>) -> Self {
+        let lookup: Arc<dyn Indexing<A>> = Arc::new(lookup);
+        // One of the same name would write the same values twice.
+        self.lookups.retain(|other| other.name() != lookup.name());
+        self.lookups.push(lookup);
         self
     }
 

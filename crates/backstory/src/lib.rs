@@ -31,8 +31,10 @@ mod store;
 pub mod test;
 
 pub use async_trait::async_trait;
-pub use backstory_aggregate::{Loaded, Repository, RepositoryError, Snapshot};
-pub use backstory_command::{Command, CommandBus, CommandError, Handle, Reject};
+pub use backstory_aggregate::{
+    Loaded, Lookup, LookupChange, LookupList, OnDelete, Repository, RepositoryError, Snapshot,
+};
+pub use backstory_command::{Command, CommandBus, CommandError, Handle, Reject, Taken};
 pub use backstory_event::{
     Aggregate, Append, AppendCondition, Appended, BoxError, Checkpoint, Conflict, DecodeEvent,
     Delivery, Envelope, Event, EventBus, EventFilter, EventId, EventQuery, EventStore,

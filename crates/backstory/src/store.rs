@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use backstory_aggregate::{SnapshotRecord, SnapshotStore};
+use backstory_aggregate::{
+    Lookup, LookupQuery, LookupReader, LookupRepair, LookupRow, LookupStore, LookupStoreExt,
+    SnapshotRecord, SnapshotStore,
+};
 use backstory_event::{
-    Append, Appended, EventQuery, EventStore, EventStoreExt, Page, Payload, Position, StoreError,
-    StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
+    Append, Appended, Conflict, EventQuery, EventStore, EventStoreExt, Page, Payload, Position,
+    StoreError, StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
 };
 use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
@@ -25,7 +28,7 @@ pub struct Store(Arc<dyn Backend>);
 /// What every store can do, dyn-compatible.
 #[async_trait]
 trait Backend:
-    EventStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore
+    LookupStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore
 {
     async fn shut(&self);
 
@@ -113,6 +116,11 @@ impl Store {
     /// Reads the documents of projections.
     pub fn documents(&self) -> DocumentReader {
         DocumentReader::new(self.0.clone())
+    }
+
+    /// Reads and rebuilds a lookup: the aggregate that has a value, and the values that it has.
+    pub fn lookup<L: Lookup>(&self, lookup: L) -> LookupReader<L> {
+        LookupStoreExt::lookup(self, lookup)
     }
 
     /// Asks the database whether it works, for a readiness probe. On Postgres that takes at most 2
@@ -204,6 +212,20 @@ impl SnapshotStore for Store {
 
     async fn delete_snapshots(&self, stream: &StreamId) -> Result<(), StoreError> {
         self.0.delete_snapshots(stream).await
+    }
+}
+
+#[async_trait]
+impl LookupStore for Store {
+    async fn lookup_rows(&self, query: &LookupQuery) -> Result<Vec<LookupRow>, StoreError> {
+        self.0.lookup_rows(query).await
+    }
+
+    async fn repair_lookup(
+        &self,
+        repairs: &[LookupRepair],
+    ) -> Result<Vec<Result<(), Conflict>>, StoreError> {
+        self.0.repair_lookup(repairs).await
     }
 }
 

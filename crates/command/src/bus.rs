@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use backstory_aggregate::{Repository, RepositoryOptions, UpdateError};
+use backstory_aggregate::{Lookup, Repository, RepositoryOptions, UpdateError};
 use backstory_event::{Aggregate, Appended, Conflict, EventStore};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -66,13 +66,24 @@ impl CommandBus {
         self
     }
 
-    /// Uses this repository, with its snapshots, hooks and options, for commands to its type of
+    /// Uses this repository, with its snapshots, hooks, lookups and options, for commands to its type of
     /// aggregate. Others need none.
     #[must_use]
     pub fn with_repository<A: Aggregate>(mut self, repository: Repository<A>) -> Self {
         self.repositories
             .insert(TypeId::of::<A>(), Arc::new(repository));
         self
+    }
+
+    /// Writes a lookup with the events of commands to its type of aggregate. A unique value that
+    /// another aggregate has is the rejection [`Taken`](crate::Taken). Repository and options come
+    /// first: those that are set later do not count for this aggregate.
+    #[must_use]
+    pub fn with_lookup<L: Lookup>(self, lookup: L) -> Self {
+        let own = find(&self.repositories, TypeId::of::<L::Aggregate>());
+        let repository =
+            own.unwrap_or_else(|| Repository::new(&self.store).with_options(self.options));
+        self.with_repository::<L::Aggregate>(repository.with_lookup(lookup))
     }
 
     /// Runs a command. The receipt of a decision without events names the newest place in the log

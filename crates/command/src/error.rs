@@ -5,7 +5,7 @@ use std::fmt;
 use backstory_aggregate::{RepositoryError, RepositoryErrorKind};
 use backstory_event::{BoxError, Conflict, EventId, Invalid, StoreErrorKind, StreamId};
 
-use crate::Reject;
+use crate::{Reject, Taken};
 
 /// Why a command did not succeed. See [`CommandErrorKind`].
 #[derive(Debug)]
@@ -18,7 +18,8 @@ pub struct CommandError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandErrorKind {
-    /// The aggregate said no. Nothing was stored. [`CommandError::rejection`] gives the value.
+    /// The aggregate said no, or a unique value is [`Taken`]. Nothing was stored.
+    /// [`CommandError::rejection`] gives the value.
     #[error("{message}")]
     #[non_exhaustive]
     Rejected {
@@ -111,7 +112,7 @@ impl CommandError {
         }
     }
 
-    /// True when the aggregate said no.
+    /// True when the aggregate said no, or a unique value is taken.
     pub fn is_rejected(&self) -> bool {
         matches!(self.kind(), CommandErrorKind::Rejected { .. })
     }
@@ -163,6 +164,9 @@ impl From<CommandErrorKind> for CommandError {
 
 impl From<RepositoryError> for CommandError {
     fn from(error: RepositoryError) -> Self {
+        if let Some(taken) = error.conflict().and_then(Taken::of) {
+            return Self::rejected(taken);
+        }
         Self {
             kind: Box::new(kind_of(&error)),
             source: Some(Box::new(error)),

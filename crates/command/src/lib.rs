@@ -10,6 +10,7 @@ mod context;
 mod error;
 #[cfg(feature = "test-util")]
 mod given;
+mod taken;
 
 pub use backstory_aggregate::{Aggregate, RepositoryOptions};
 #[cfg(feature = "macros")]
@@ -20,3 +21,4 @@ pub use context::CommandContext;
 pub use error::{CommandError, CommandErrorKind};
 #[cfg(feature = "test-util")]
 pub use given::{Given, Then, given};
+pub use taken::Taken;

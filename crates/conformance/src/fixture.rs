@@ -2,18 +2,18 @@
 
 use std::{future::Future, sync::Arc};
 
-use backstory_aggregate::SnapshotStore;
-use backstory_event::{EventBus, EventStore, LocalBus};
+use backstory_aggregate::{LookupStore, SnapshotStore};
+use backstory_event::{EventBus, LocalBus};
 use backstory_projection::{Checkpoints, Control, DeadLetters, DocumentStore};
 
 /// Everything that a complete store does, as one dyn-compatible trait.
 pub trait CompleteStore:
-    EventStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore
+    LookupStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore
 {
 }
 
 impl<T> CompleteStore for T where
-    T: EventStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore + ?Sized
+    T: LookupStore + SnapshotStore + Checkpoints + Control + DeadLetters + DocumentStore + ?Sized
 {
 }
 
@@ -113,6 +113,9 @@ macro_rules! every_suite {
         }
         mod repository {
             $crate::repository_suite!($make);
+        }
+        mod lookups {
+            $crate::lookups_suite!($make);
         }
         mod commands {
             $crate::commands_suite!($make);

@@ -27,6 +27,7 @@ pub mod event_store;
 mod fixture;
 pub mod kit;
 pub mod letters;
+pub mod lookups;
 pub mod projector;
 pub mod properties;
 pub mod repository;

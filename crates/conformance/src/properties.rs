@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use backstory_aggregate::{LookupFilter, LookupQuery, LookupRow, LookupStore};
 use backstory_event::{
     Append, Appended, Direction, EventQuery, EventStore, RecordedEvent, StoreErrorKind,
 };
@@ -29,8 +30,19 @@ async fn send(store: &impl EventStore, append: &Append) -> Outcome {
         .map_err(backstory_event::StoreError::into_kind)
 }
 
+/// All values of the scope that the generator uses.
+pub async fn values(store: &impl LookupStore) -> Vec<LookupRow> {
+    let query = LookupQuery {
+        scope: "scope".to_owned(),
+        filter: LookupFilter::Prefix(String::new()),
+        after: None,
+        limit: 1_000,
+    };
+    within(store.lookup_rows(&query)).await.unwrap()
+}
+
 /// The store holds exactly what the model holds.
-async fn compare(store: &impl EventStore, model: &Model, tags: &StreamTags, what: &str) {
+async fn compare(store: &impl LookupStore, model: &Model, tags: &StreamTags, what: &str) {
     let stored: Vec<_> = log(store).await.iter().map(Stored::of).collect();
     for (index, (stored, expected)) in stored.iter().zip(&model.events).enumerate() {
         assert_eq!(stored, expected, "{what}: position {}", index + 1);
@@ -38,13 +50,14 @@ async fn compare(store: &impl EventStore, model: &Model, tags: &StreamTags, what
     assert_eq!(stored.len(), model.events.len(), "{what}");
     let rows = model.rows(|stream| tags.of(stream));
     assert_eq!(stream_rows(store).await, rows, "{what}");
+    assert_eq!(values(store).await, model.rows_of("scope"), "{what}");
 }
 
 const LOG_SEED: u64 = 2_000;
 const QUERY_SEED: u64 = 500;
 
 /// 2,000 events: several categories, names and tags; deleted, restored and erased streams.
-async fn seeded_log(store: &impl EventStore) -> Vec<RecordedEvent> {
+async fn seeded_log(store: &impl LookupStore) -> Vec<RecordedEvent> {
     let mut generator = Generator::new(LOG_SEED, 6);
     let (mut model, mut tags) = (Model::default(), StreamTags::default());
     while model.events.len() < 2_000 {
@@ -105,7 +118,7 @@ pub async fn random_queries_give_what_their_filter_means<F: Fixture>(fixture: &F
 pub async fn random_appends_have_the_outcome_of_the_model<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let other = within(fixture.elsewhere()).await;
-    let seed = 1;
+    let seed = 2;
     let mut generator = Generator::new(seed, 2);
     let (mut model, mut tags) = (Model::default(), StreamTags::default());
     let (mut stored, mut kinds) = (0, std::collections::BTreeSet::new());

@@ -53,6 +53,14 @@ sabotages! {
         => event_store::claims::a_claim_is_held_by_one_stream;
     1 ComparesClaimsWithoutCase "takes different unique values for the same"
         => event_store::claims::values_are_compared_byte_by_byte;
+    1 IgnoresEntries "does not write values that are not unique"
+        => lookups::many_aggregates_have_one_value;
+    1 KeepsOldValues "keeps the values that an aggregate gave up"
+        => lookups::a_value_moves_with_its_event;
+    1 FindsByBeginnings "finds values that only begin like the one that is wanted"
+        => lookups::lists_come_in_byte_order_page_by_page;
+    1 RepairsBlindly "writes values by events that are not the newest"
+        => lookups::a_repair_that_comes_late_changes_nothing;
     1 IgnoresExpectedVersions "appends whatever the version of the stream is"
         => event_store::append::exact_refuses_versions_that_are_too_low_or_too_high;
     1 IgnoresConditions "appends whatever was stored in the meantime"

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::{
-    Checkpoint, EventFilter, EventId, ExpectedVersion, Lifecycle, NewEvent, Payload, Position,
-    StreamId, StreamVersion, TagChange, error::Invalid, lifecycle::RESERVED_PREFIX,
+    Checkpoint, Companion, EventFilter, EventId, ExpectedVersion, Lifecycle, NewEvent, Payload,
+    Position, StreamId, StreamVersion, TagChange, error::Invalid, lifecycle::RESERVED_PREFIX,
     stream::check_name,
 };
 
@@ -82,45 +82,6 @@ impl AppendCondition {
     }
 }
 
-/// A row that the store writes in the transaction of the append.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Companion {
-    /// Takes a value that only one stream may hold: an e-mail address, a user name.
-    /// Taking what the owner holds already changes nothing.
-    Claim {
-        /// Within which values are unique: `user.email`.
-        scope: String,
-        /// The value, as it is to be compared.
-        value: String,
-        /// Who holds it.
-        owner: StreamId,
-    },
-    /// Gives a value back. Nothing happens when nobody holds it; a foreign owner is a conflict.
-    Release {
-        /// Within which values are unique.
-        scope: String,
-        /// The value.
-        value: String,
-        /// Who holds it.
-        owner: StreamId,
-    },
-}
-
-impl Companion {
-    /// Scope and value of the claim that is taken or given back.
-    pub fn claim(&self) -> (&str, &str) {
-        let (Self::Claim { scope, value, .. } | Self::Release { scope, value, .. }) = self;
-        (scope, value)
-    }
-
-    /// Who holds it.
-    pub fn owner(&self) -> &StreamId {
-        let (Self::Claim { owner, .. } | Self::Release { owner, .. }) = self;
-        owner
-    }
-}
-
 /// A request to store events: whole, or not at all.
 ///
 /// ```
@@ -139,7 +100,7 @@ pub struct Append {
     pub parts: Vec<StreamPart>,
     /// Conditions on the whole log.
     pub conditions: Vec<AppendCondition>,
-    /// Rows written with the events.
+    /// Rows written with the events, one after another.
     pub companions: Vec<Companion>,
     /// How long to try; `None`: as long as the store's options say, 10 seconds by default.
     pub deadline: Option<Duration>,
@@ -221,6 +182,33 @@ impl Append {
         self
     }
 
+    /// Also notes a value of a stream. See [`Companion::Entry`].
+    #[must_use]
+    pub fn enter(
+        mut self,
+        scope: impl Into<String>,
+        value: impl Into<String>,
+        owner: StreamId,
+    ) -> Self {
+        self.companions.push(Companion::Entry {
+            scope: scope.into(),
+            value: value.into(),
+            owner,
+        });
+        self
+    }
+
+    /// Also takes all values in the scope from a stream. See [`Companion::Clear`].
+    #[must_use]
+    pub fn clear(mut self, scope: impl Into<String>, owner: StreamId) -> Self {
+        self.companions.push(Companion::Clear {
+            scope: scope.into(),
+            value: None,
+            owner,
+        });
+        self
+    }
+
     /// With a deadline from now.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
@@ -295,14 +283,13 @@ impl Append {
         }
         let mut claims = HashSet::new();
         for companion in &self.companions {
-            let (scope, value) = companion.claim();
-            if !claims.insert((scope, value)) {
+            if let Some(claim) = companion.claim()
+                && !claims.insert(claim)
+            {
                 let reason = "two companions name it: take or release it once".into();
-                return refuse("claim value", value, reason);
+                return refuse("claim value", claim.1, reason);
             }
-            companion.owner().check()?;
-            check_name("claim scope", scope)?;
-            check_name("claim value", value)?;
+            companion.validate()?;
         }
         Ok(())
     }

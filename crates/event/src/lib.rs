@@ -6,6 +6,7 @@ mod append;
 mod bus;
 mod catalog;
 mod clock;
+mod companion;
 mod conflict;
 mod envelope;
 mod error;
@@ -22,12 +23,13 @@ mod upcast;
 pub mod variant;
 
 pub use aggregate::Aggregate;
-pub use append::{Append, AppendCondition, Appended, Companion, Limits, StreamPart};
+pub use append::{Append, AppendCondition, Appended, Limits, StreamPart};
 #[cfg(feature = "macros")]
 pub use backstory_macros::{DecodeEvent, Event};
 pub use bus::{AwaitError, BusSubscription, Delivery, EventBus, LocalBus, Topic, feed};
 pub use catalog::{Catalog, CatalogError};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use companion::Companion;
 pub use conflict::Conflict;
 pub use envelope::{Envelope, EventId, NewEvent, Recorded, RecordedEvent};
 pub use error::{BoxError, DecodeError, Invalid, StoreError, StoreErrorKind};

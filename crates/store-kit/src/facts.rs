@@ -11,8 +11,7 @@ use backstory_event::{
 };
 use chrono::{DateTime, Utc};
 
-/// Scope and value of a unique claim.
-pub type ClaimKey = (String, String);
+use crate::holdings::{ClaimKey, ValueChanges};
 
 /// What a store has to look up before it can decide a batch.
 #[derive(Debug, Default, Clone)]
@@ -38,9 +37,10 @@ impl Needs {
             needs
                 .event_ids
                 .extend(append.events().map(|event| event.id));
+            let claims = append.companions.iter().filter_map(Companion::claim);
             needs
                 .claims
-                .extend(append.companions.iter().map(|companion| claim(companion).0));
+                .extend(claims.map(|(scope, value)| (scope.to_owned(), value.to_owned())));
             let proofs = append.conditions.iter().map(|condition| condition.after);
             needs.proofs.extend(
                 proofs
@@ -155,17 +155,10 @@ pub struct Decision {
     pub events: Vec<EventRow>,
     /// Stream rows to insert or replace.
     pub streams: BTreeMap<StreamId, StreamRow>,
-    /// Claims to set (`Some`) or remove (`None`).
-    pub claims: BTreeMap<ClaimKey, Option<StreamId>>,
-    /// Streams whose stored events, snapshots, owned documents and claims go, with the time.
-    /// Apply this before `claims`.
+    /// Streams whose stored events, snapshots, owned documents and values go, with the time.
     pub erased: Vec<StreamId>,
+    /// What becomes of claims and entries, after the erasures.
+    pub values: ValueChanges,
     /// When the batch was recorded.
     pub recorded_at: DateTime<Utc>,
-}
-
-/// What a companion speaks of, and its owner.
-pub(crate) fn claim(companion: &Companion) -> (ClaimKey, &StreamId) {
-    let (scope, value) = companion.claim();
-    ((scope.to_owned(), value.to_owned()), companion.owner())
 }

@@ -4,13 +4,16 @@
 //! writes the [`Decision`] in the same transaction.
 
 use backstory_event::{
-    Append, AppendCondition, Appended, Checkpoint, Companion, Conflict, Lifecycle, Metadata,
-    NewEvent, Payload, Position, Recorded, RecordedEvent, StoreErrorKind, StreamId, StreamPart,
-    StreamState, StreamVersion, Tag, TagChange,
+    Append, AppendCondition, Appended, Checkpoint, Conflict, Lifecycle, Metadata, NewEvent,
+    Payload, Position, Recorded, RecordedEvent, StoreErrorKind, StreamId, StreamPart, StreamState,
+    StreamVersion, Tag, TagChange,
 };
 use chrono::{DateTime, Utc};
 
-use crate::facts::{ConditionHit, Decision, EventRow, Facts, StoredEvent, StreamRow, claim};
+use crate::{
+    facts::{ConditionHit, Decision, EventRow, Facts, StoredEvent, StreamRow},
+    holdings::Holdings,
+};
 
 impl StreamRow {
     /// Takes in what the stream's next event does to its state and tags.
@@ -49,11 +52,12 @@ impl StreamRow {
 /// makes no such batch.
 pub fn decide<'a>(
     appends: impl IntoIterator<Item = &'a Append>,
-    facts: Facts,
+    mut facts: Facts,
     now: DateTime<Utc>,
 ) -> Decision {
     let recorded_at = facts.recorded_at.map_or(now, |last| last.max(now));
     let mut ledger = Ledger {
+        holdings: Holdings::new(std::mem::take(&mut facts.claims)),
         facts,
         decision: Decision {
             recorded_at,
@@ -65,11 +69,15 @@ pub fn decide<'a>(
         let outcome = ledger.append(index, append);
         ledger.decision.outcomes.push(outcome);
     }
-    ledger.decision
+    Decision {
+        values: ledger.holdings.into_changes(),
+        ..ledger.decision
+    }
 }
 
 struct Ledger {
     facts: Facts,
+    holdings: Holdings,
     decision: Decision,
     // The events of the batch as far as a condition has looked at them.
     recorded: Vec<RecordedEvent>,
@@ -86,21 +94,7 @@ impl Ledger {
         for (number, condition) in append.conditions.iter().enumerate() {
             self.check_condition(index, number, condition)?;
         }
-        for companion in &append.companions {
-            let (key, owner) = claim(companion);
-            match self.facts.claims.get(&key) {
-                Some(holder) if holder != owner => {
-                    let (scope, value) = key;
-                    return Err(Conflict::Claim {
-                        scope,
-                        value,
-                        owner: holder.clone(),
-                    }
-                    .into());
-                }
-                _ => {}
-            }
-        }
+        self.holdings.check(&append.companions)?;
         let rows = self.rows(append)?;
         Ok(self.apply(append, rows))
     }
@@ -262,18 +256,7 @@ impl Ledger {
             self.touch_stream(&stream, position, event);
             self.decision.events.push(row);
         }
-        for companion in &append.companions {
-            let (key, owner) = claim(companion);
-            let holder = match companion {
-                Companion::Claim { .. } => Some(owner.clone()),
-                _ => None,
-            };
-            match &holder {
-                Some(owner) => drop(self.facts.claims.insert(key.clone(), owner.clone())),
-                None => drop(self.facts.claims.remove(&key)),
-            }
-            self.decision.claims.insert(key, holder);
-        }
+        self.holdings.apply(&append.companions);
         receipt
     }
 
@@ -299,13 +282,8 @@ impl Ledger {
                 }
             }
         }
-        self.facts.claims.retain(|_, owner| owner != stream);
-        // What an earlier append of the batch claimed goes too; the rest is the store's `erased`.
-        for holder in self.decision.claims.values_mut() {
-            if holder.as_ref() == Some(stream) {
-                *holder = None;
-            }
-        }
+        // The rest is the store's `erased`.
+        self.holdings.erase(stream);
         self.decision.erased.push(stream.clone());
     }
 }

@@ -5,6 +5,7 @@
 mod coalescer;
 mod facts;
 mod histogram;
+mod holdings;
 mod ledger;
 mod meters;
 mod scan;
@@ -12,8 +13,9 @@ mod tail;
 mod writer;
 
 pub use coalescer::{BatchReader, Coalescer, CoalescerOptions};
-pub use facts::{ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow};
+pub use facts::{ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow};
 pub use histogram::{Distribution, Histogram};
+pub use holdings::{ClaimKey, Entry, Removal, ValueChanges};
 pub use ledger::{decide, refusal, scrub};
 pub use meters::{Conflicts, Refusals, WriterStats};
 pub use scan::Scan;

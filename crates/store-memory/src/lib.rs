@@ -23,6 +23,7 @@ mod documents;
 mod letters;
 mod log;
 mod snapshots;
+mod values;
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! The log, the stream rows and the claims.
+//! The log, the stream rows and the values.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,9 +7,11 @@ use backstory_event::{
     StoreError, StreamCursor, StreamId, StreamPage, StreamQuery, StreamState, StreamVersion,
 };
 use backstory_store_kit::{
-    ClaimKey, ConditionHit, Facts, Needs, Scan, StoredEvent, StreamRow, decide, scrub,
+    ConditionHit, Facts, Needs, Scan, StoredEvent, StreamRow, decide, scrub,
 };
 use chrono::{DateTime, Utc};
+
+use crate::values::Values;
 
 #[derive(Default)]
 pub(crate) struct Log {
@@ -18,7 +20,7 @@ pub(crate) struct Log {
     streams: BTreeMap<StreamId, StreamRow>,
     // The positions of each stream's events, ascending.
     places: HashMap<StreamId, Vec<Position>>,
-    claims: HashMap<ClaimKey, StreamId>,
+    values: Values,
 }
 
 impl Log {
@@ -53,12 +55,7 @@ impl Log {
             self.events.push(event);
         }
         self.streams.extend(decision.streams);
-        for (key, owner) in decision.claims {
-            match owner {
-                Some(owner) => drop(self.claims.insert(key, owner)),
-                None => drop(self.claims.remove(&key)),
-            }
-        }
+        self.values.apply(decision.values);
         // One append has one outcome.
         let outcome = decision
             .outcomes
@@ -66,6 +63,10 @@ impl Log {
             .next()
             .unwrap_or_else(|| Ok(Appended::nothing(backstory_event::Checkpoint::START)));
         (outcome.map_err(StoreError::new), decision.erased)
+    }
+
+    pub(crate) fn values(&self) -> &Values {
+        &self.values
     }
 
     fn facts(&self, append: &Append) -> Facts {
@@ -91,7 +92,7 @@ impl Log {
                 .collect(),
             events: needs.event_ids.into_iter().filter_map(event).collect(),
             claims: claims
-                .filter_map(|key| self.claims.get(&key).cloned().map(|owner| (key, owner)))
+                .filter_map(|key| self.values.holder(&key).cloned().map(|owner| (key, owner)))
                 .collect(),
             proofs: proofs
                 .filter_map(|at| Some((at, self.at(at)?.id())))
@@ -133,7 +134,7 @@ impl Log {
                 *event = RecordedEvent::new(recorded);
             }
         }
-        self.claims.retain(|_, owner| owner != stream);
+        self.values.erase(stream);
     }
 
     /// True when the content of the stream is gone and it was not revived.

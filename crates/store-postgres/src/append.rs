@@ -1,9 +1,6 @@
 //! One batch of appends inside an open transaction that holds the lock of the log.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use backstory_event::{
     Append, AppendCondition, Appended, EventId, FilterItem, Position, StoreErrorKind, StreamId,
@@ -17,7 +14,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, Postgres, Row, postgres::PgArguments, query::Query, types::Json};
 use uuid::Uuid;
 
-use crate::sql::Statements;
+use crate::{sql::Statements, values};
 
 /// One answer per append.
 pub(crate) type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
@@ -204,7 +201,7 @@ pub(crate) async fn store(
             .execute(&mut *connection)
             .await?;
     }
-    store_claims(connection, sql, &decision.claims).await
+    values::write(connection, sql, &decision.values).await
 }
 
 async fn store_events(
@@ -250,39 +247,6 @@ pub(crate) fn bind_events<'q>(
         .bind(column(events, |row| row.recorded.payload.as_str()))
         .bind(column(events, |row| row.metadata.as_str()))
         .bind(column(events, |row| tags_json(&row.recorded.tags)))
-}
-
-async fn store_claims(
-    connection: &mut PgConnection,
-    sql: &Statements,
-    claims: &BTreeMap<ClaimKey, Option<StreamId>>,
-) -> Result<(), sqlx::Error> {
-    let (mut taken, mut released) = (Vec::new(), Vec::new());
-    for (key, owner) in claims {
-        match owner {
-            Some(owner) => taken.push((key, owner)),
-            None => released.push(key),
-        }
-    }
-    if !taken.is_empty() {
-        sql.take_claims
-            .query()
-            .bind(column(&taken, |((scope, _), _)| scope.as_str()))
-            .bind(column(&taken, |((_, value), _)| value.as_str()))
-            .bind(column(&taken, |(_, owner)| owner.category()))
-            .bind(column(&taken, |(_, owner)| owner.key()))
-            .execute(&mut *connection)
-            .await?;
-    }
-    if !released.is_empty() {
-        sql.release_claims
-            .query()
-            .bind(column(&released, |(scope, _)| scope.as_str()))
-            .bind(column(&released, |(_, value)| value.as_str()))
-            .execute(connection)
-            .await?;
-    }
-    Ok(())
 }
 
 /// One column of some rows, as an array parameter.

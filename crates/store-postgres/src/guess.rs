@@ -4,10 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use backstory_event::{
-    Append, Appended, Companion, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
-    StreamId, StreamState, StreamVersion,
+    Append, Appended, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind, StreamId,
+    StreamState, StreamVersion,
 };
-use backstory_store_kit::{Decision, Facts, Histogram, StreamRow, decide};
+use backstory_store_kit::{Decision, Facts, Histogram, StreamRow, ValueChanges, decide};
 use chrono::Utc;
 use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
 
@@ -81,8 +81,8 @@ pub(crate) struct Guess {
 }
 
 impl Guess {
-    /// Decides a batch on what is likely; `None` when that is no use: lifecycle events and
-    /// releases depend on more than versions.
+    /// Decides a batch on what is likely; `None` when that is no use: lifecycle events depend on
+    /// more than versions.
     pub(crate) fn of(appends: &[Arc<Append>], versions: &Versions, head: Position) -> Option<Self> {
         let mut streams = HashMap::new();
         let mut proofs = Vec::new();
@@ -94,13 +94,6 @@ impl Guess {
             if append
                 .events()
                 .any(|event| Lifecycle::parse(&event.name).is_some())
-            {
-                return None;
-            }
-            let claims = append.companions.iter();
-            if claims
-                .clone()
-                .any(|one| !matches!(one, Companion::Claim { .. }))
             {
                 return None;
             }
@@ -161,12 +154,7 @@ impl Guess {
         let checked: Vec<_> = self.streams.drain().collect();
         let offset = |position: Position| position.get() - self.head;
         let events = &self.decision.events;
-        let claims: Vec<_> = self
-            .decision
-            .claims
-            .iter()
-            .filter_map(|(key, owner)| Some((key, owner.as_ref()?)))
-            .collect();
+        let values = value_rows(appends, &self.decision);
         let refused: Vec<_> = appends
             .iter()
             .zip(&self.decision.outcomes)
@@ -189,10 +177,11 @@ impl Guess {
             .bind(column(&checked, |(stream, _)| stream.category()))
             .bind(column(&checked, |(stream, _)| stream.key()))
             .bind(column(&checked, |(_, version)| version.get()))
-            .bind(column(&claims, |((scope, _), _)| scope.as_str()))
-            .bind(column(&claims, |((_, value), _)| value.as_str()))
-            .bind(column(&claims, |(_, owner)| owner.category()))
-            .bind(column(&claims, |(_, owner)| owner.key()))
+            .bind(column(&values, |row| row.kind))
+            .bind(column(&values, |row| row.scope))
+            .bind(column(&values, |row| row.value))
+            .bind(column(&values, |row| row.owner.category()))
+            .bind(column(&values, |row| row.owner.key()))
             .bind(refused)
             .bind(column(&self.proofs, |(position, _)| *position))
             .bind(column(&self.proofs, |(_, id)| *id))
@@ -222,6 +211,50 @@ impl Guess {
         let stored = i64::try_from(self.decision.events.len()).unwrap_or(0);
         Ok(Some((outcomes, Position::new(head + stored))))
     }
+}
+
+/// What a batch asks and does of values, in one list.
+struct ValueRow<'a> {
+    kind: &'static str,
+    scope: &'a str,
+    value: Option<&'a str>,
+    owner: &'a StreamId,
+}
+
+/// Claims are guessed to be free. It is as good when they are held by those who name them: taking
+/// or giving back what one holds is decided and written alike.
+fn value_rows<'a>(appends: &'a [Arc<Append>], decision: &'a Decision) -> Vec<ValueRow<'a>> {
+    let row = |kind, scope: &'a String, value: Option<&'a String>, owner| ValueRow {
+        kind,
+        scope,
+        value: value.map(String::as_str),
+        owner,
+    };
+    let companions = appends.iter().flat_map(|append| &append.companions);
+    let asked = companions.filter_map(|companion| {
+        let (scope, value) = companion.claim()?;
+        Some(ValueRow {
+            kind: "ask",
+            scope,
+            value: Some(value),
+            owner: companion.owner(),
+        })
+    });
+    let ValueChanges {
+        removed,
+        claims,
+        entries,
+    } = &decision.values;
+    let removed = removed
+        .iter()
+        .map(|gone| row("remove", &gone.scope, gone.value.as_ref(), &gone.owner));
+    let claims = claims
+        .iter()
+        .map(|((scope, value), owner)| row("claim", scope, Some(value), owner));
+    let entries = entries
+        .iter()
+        .map(|entry| row("entry", &entry.scope, Some(&entry.value), &entry.owner));
+    asked.chain(removed).chain(claims).chain(entries).collect()
 }
 
 /// A live stream of which only the version is known, and no more is needed.

@@ -88,6 +88,7 @@ mod sql;
 mod statement;
 mod streams;
 mod tail;
+mod values;
 mod verify;
 mod within;
 mod writer;

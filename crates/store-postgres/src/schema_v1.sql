@@ -47,6 +47,16 @@ CREATE TABLE {s}.claim (
 );
 CREATE INDEX claim_owner ON {s}.claim (category, key);
 
+-- Values that many streams may have.
+CREATE TABLE {s}.entry (
+  scope text COLLATE "C" NOT NULL,
+  value text COLLATE "C" NOT NULL,
+  category text COLLATE "C" NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  PRIMARY KEY (scope, value, category, key)
+);
+CREATE INDEX entry_owner ON {s}.entry (category, key, scope);
+
 CREATE TABLE {s}.snapshot (
   category text COLLATE "C" NOT NULL,
   key text COLLATE "C" NOT NULL,
@@ -182,6 +192,7 @@ BEGIN
     WHERE e.category = category_ AND e.key = key_ AND e.position < tomb.position AND e.erased_at IS NULL;
   DELETE FROM {s}.snapshot t WHERE t.category = category_ AND t.key = key_;
   DELETE FROM {s}.claim t WHERE t.category = category_ AND t.key = key_;
+  DELETE FROM {s}.entry t WHERE t.category = category_ AND t.key = key_;
   DELETE FROM {s}.document_index i USING {s}.document d
     WHERE d.owner_category = category_ AND d.owner_key = key_ AND i.generation = d.generation AND i.key = d.key;
   DELETE FROM {s}.document d WHERE d.owner_category = category_ AND d.owner_key = key_;
@@ -417,7 +428,8 @@ END $$;
 
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the
 -- writer looks first. Taken for granted: fresh streams do not exist, checked ones, which include those that grow, are
--- live and have these versions, no event id is stored, no claim is held, the proofs are there, no condition is hit.
+-- live and have these versions, no event id is stored, no other stream holds a value that is asked for, the proofs are
+-- there, no condition is hit.
 -- Events, and the positions of streams, count from the head. Plans and search path are those of the session.
 CREATE FUNCTION {s}.append_v1(
   lock_timeout_ bigint, wake_ boolean,
@@ -426,7 +438,7 @@ CREATE FUNCTION {s}.append_v1(
   fresh_category text[], fresh_key text[], fresh_version bigint[], fresh_first bigint[], fresh_last bigint[],
   grown_category text[], grown_key text[], grown_version bigint[], grown_last bigint[],
   checked_category text[], checked_key text[], checked_version bigint[],
-  claim_scope text[], claim_value text[], claim_category text[], claim_key text[],
+  value_kind text[], value_scope text[], value_text text[], value_category text[], value_key text[],
   refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
   OUT stored boolean, OUT head bigint, OUT waited interval)
 LANGUAGE plpgsql AS $$
@@ -463,9 +475,11 @@ BEGIN
       CROSS JOIN LATERAL (SELECT FROM {s}.event t WHERE t.id = q.id LIMIT 1) t;
     IF FOUND THEN RETURN; END IF;
   END IF;
-  IF cardinality(claim_scope) > 0 THEN
-    PERFORM FROM unnest(claim_scope, claim_value) AS q(scope, value)
-      CROSS JOIN LATERAL (SELECT FROM {s}.claim t WHERE t.scope = q.scope AND t.value = q.value LIMIT 1) t;
+  IF cardinality(value_kind) > 0 THEN
+    PERFORM FROM generate_series(1, cardinality(value_kind)) AS q(i)
+      CROSS JOIN LATERAL (SELECT t.category, t.key FROM {s}.claim t
+        WHERE t.scope = value_scope[q.i] AND t.value = value_text[q.i] LIMIT 1) t
+      WHERE value_kind[q.i] = 'ask' AND (t.category <> value_category[q.i] OR t.key <> value_key[q.i]);
     IF FOUND THEN RETURN; END IF;
   END IF;
   IF cardinality(proof_position) > 0 THEN
@@ -512,9 +526,30 @@ BEGIN
           append_v1.head + fresh_last[i]
         FROM generate_series(1, cardinality(fresh_category)) AS i;
     END IF;
-    IF cardinality(claim_scope) > 0 THEN
-      INSERT INTO {s}.claim (scope, value, category, key)
-        SELECT * FROM unnest(claim_scope, claim_value, claim_category, claim_key);
+    IF 'remove' = ANY (value_kind) THEN
+      DELETE FROM {s}.claim c WHERE c.ctid = ANY (ARRAY(
+        SELECT t.ctid FROM generate_series(1, cardinality(value_kind)) AS q(i)
+        CROSS JOIN LATERAL (SELECT x.ctid, x.value FROM {s}.claim x WHERE x.category = value_category[q.i]
+          AND x.key = value_key[q.i] AND x.scope = value_scope[q.i] OFFSET 0) t
+        WHERE value_kind[q.i] = 'remove' AND (value_text[q.i] IS NULL OR t.value = value_text[q.i])));
+      DELETE FROM {s}.entry e WHERE e.ctid = ANY (ARRAY(
+        SELECT t.ctid FROM generate_series(1, cardinality(value_kind)) AS q(i)
+        CROSS JOIN LATERAL (SELECT x.ctid, x.value FROM {s}.entry x WHERE x.category = value_category[q.i]
+          AND x.key = value_key[q.i] AND x.scope = value_scope[q.i] OFFSET 0) t
+        WHERE value_kind[q.i] = 'remove' AND (value_text[q.i] IS NULL OR t.value = value_text[q.i])));
+    END IF;
+    IF 'claim' = ANY (value_kind) THEN
+      INSERT INTO {s}.claim AS t (scope, value, category, key)
+        SELECT value_scope[i], value_text[i], value_category[i], value_key[i]
+        FROM generate_series(1, cardinality(value_kind)) AS i WHERE value_kind[i] = 'claim'
+        ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key
+          WHERE t.category <> excluded.category OR t.key <> excluded.key;
+    END IF;
+    IF 'entry' = ANY (value_kind) THEN
+      INSERT INTO {s}.entry (scope, value, category, key)
+        SELECT value_scope[i], value_text[i], value_category[i], value_key[i]
+        FROM generate_series(1, cardinality(value_kind)) AS i WHERE value_kind[i] = 'entry'
+        ON CONFLICT (scope, value, category, key) DO NOTHING;
     END IF;
     IF cardinality(event_id) > 0 THEN
       INSERT INTO {s}.event

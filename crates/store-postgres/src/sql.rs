@@ -129,7 +129,7 @@ statements! {
     restore = "SELECT set_config('enable_seqscan', $1, true), pg_current_xact_id()::text";
 
     append = "SELECT t.stored, t.head, t.waited FROM {s}.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31::jsonb) t";
+        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32::jsonb) t";
 
     // What a batch needs to know. Lists are JSON, numbered as the parameters are.
     facts = "SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
@@ -212,12 +212,41 @@ statements! {
 
     erase = "SELECT {s}.erase_v1(q.category, q.key) FROM unnest($1::text[], $2::text[]) AS q(category, key)";
 
+    // By their owners, of whom each has few. A join with the table could be planned the wrong way round.
+    remove_values = "WITH gone AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) \
+          AS q(scope, value, category, key)), \
+        claims AS (DELETE FROM {s}.claim c WHERE c.ctid = ANY (ARRAY(SELECT t.ctid FROM gone q \
+          CROSS JOIN LATERAL (SELECT x.ctid, x.value FROM {s}.claim x \
+            WHERE x.category = q.category AND x.key = q.key AND x.scope = q.scope OFFSET 0) t \
+          WHERE q.value IS NULL OR t.value = q.value))) \
+        DELETE FROM {s}.entry e WHERE e.ctid = ANY (ARRAY(SELECT t.ctid FROM gone q \
+          CROSS JOIN LATERAL (SELECT x.ctid, x.value FROM {s}.entry x \
+            WHERE x.category = q.category AND x.key = q.key AND x.scope = q.scope OFFSET 0) t \
+          WHERE q.value IS NULL OR t.value = q.value))";
+
     take_claims = "INSERT INTO {s}.claim AS t (scope, value, category, key) \
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) \
-        ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key";
+        ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key \
+          WHERE t.category <> excluded.category OR t.key <> excluded.key";
 
-    release_claims = "DELETE FROM {s}.claim t USING unnest($1::text[], $2::text[]) AS q(scope, value) \
-        WHERE t.scope = q.scope AND t.value = q.value";
+    make_entries = "INSERT INTO {s}.entry (scope, value, category, key) \
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) \
+        ON CONFLICT (scope, value, category, key) DO NOTHING";
+
+    // Each part comes in order and bounded, so the sum is.
+    values = "(SELECT t.value, t.category, t.key, true FROM {s}.claim t \
+          WHERE t.scope = $1 AND t.value >= $2 AND t.value < $3 AND (t.value, t.category, t.key) > ($4, $5, $6) \
+          ORDER BY t.scope, t.value LIMIT $7) \
+        UNION ALL (SELECT t.value, t.category, t.key, false FROM {s}.entry t \
+          WHERE t.scope = $1 AND t.value >= $2 AND t.value < $3 AND (t.value, t.category, t.key) > ($4, $5, $6) \
+          ORDER BY t.scope, t.value, t.category, t.key LIMIT $7) \
+        ORDER BY 1, 2, 3, 4 LIMIT $7";
+
+    values_of = "(SELECT t.value, t.category, t.key, true FROM {s}.claim t \
+          WHERE t.category = $2 AND t.key = $3 AND t.scope = $1 AND t.value > $4) \
+        UNION ALL (SELECT t.value, t.category, t.key, false FROM {s}.entry t \
+          WHERE t.category = $2 AND t.key = $3 AND t.scope = $1 AND t.value > $4) \
+        ORDER BY 1, 4 LIMIT $5";
 
     // Who holds the lock of the log, a session or a prepared transaction, and how many wait for it.
     lock_holder = "WITH locks AS (SELECT * FROM pg_locks l \

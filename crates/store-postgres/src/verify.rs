@@ -28,7 +28,8 @@ const COUNTS: &str = "SELECT \
     (SELECT coalesce(max(e.position), 0) FROM {s}.event e), \
     (SELECT count(*) FROM {s}.event e), (SELECT count(*) FROM {s}.stream t), \
     (SELECT count(*) FROM {s}.claim t), (SELECT count(*) FROM {s}.snapshot t), \
-    (SELECT count(*) FROM {s}.progress t), (SELECT count(*) FROM {s}.document t)";
+    (SELECT count(*) FROM {s}.progress t), (SELECT count(*) FROM {s}.document t), \
+    (SELECT count(*) FROM {s}.entry t)";
 
 /// What [`verify`] has seen and found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +67,8 @@ pub struct RowCounts {
     pub projections: i64,
     /// Documents.
     pub documents: i64,
+    /// Values of lookups that are not unique.
+    pub entries: i64,
 }
 
 impl Verification {
@@ -90,11 +93,13 @@ impl fmt::Display for Verification {
             snapshots,
             projections,
             documents,
+            entries,
         } = self.rows;
         writeln!(
             f,
             "schema `{}` (version {}), log up to position {}: {events} events, {streams} streams, \
-             {claims} claims, {snapshots} snapshots, {projections} projections, {documents} documents",
+             {claims} claims, {entries} entries, {snapshots} snapshots, {projections} projections, \
+             {documents} documents",
             self.schema, self.version, self.head
         )?;
         for finding in &self.findings {
@@ -235,6 +240,7 @@ async fn count(
         snapshots: row.try_get(4)?,
         projections: row.try_get(5)?,
         documents: row.try_get(6)?,
+        entries: row.try_get(7)?,
     };
     Ok((floor.unwrap_or(0), Position::new(row.try_get(0)?), rows))
 }

@@ -176,7 +176,8 @@ impl PostgresStore {
         })
     }
 
-    async fn name_holder(&self, error: Error) -> StoreError {
+    /// Names who holds the lock of the log that somebody waited for in vain.
+    pub(crate) async fn name_holder(&self, error: Error) -> StoreError {
         let look = async {
             let mut lease = Lease::of(self.pool()).await.ok()?;
             let holder = lock_holder(&mut lease, self.sql()).await;

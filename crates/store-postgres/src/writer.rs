@@ -187,7 +187,7 @@ impl PostgresWriter {
         } else {
             self.versions.forget();
         }
-        if last.is_some() || !decision.claims.is_empty() {
+        if last.is_some() {
             *phase = Phase::Commit;
         }
         answered(ANSWER, raw_sql("COMMIT").execute(&mut *connection)).await?;

@@ -140,6 +140,17 @@ CREATE TABLE backstory_claim (
 
 CREATE INDEX backstory_claim_owner ON backstory_claim (category, key);
 
+-- Values that many streams may have.
+CREATE TABLE backstory_entry (
+    scope    TEXT NOT NULL,
+    value    TEXT NOT NULL,
+    category TEXT NOT NULL,
+    key      TEXT NOT NULL,
+    PRIMARY KEY (scope, value, category, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX backstory_entry_owner ON backstory_entry (category, key);
+
 CREATE TABLE backstory_snapshot (
     category TEXT    NOT NULL,
     key      TEXT    NOT NULL,

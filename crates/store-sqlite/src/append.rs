@@ -23,6 +23,7 @@ use crate::{
     error::{Failure, corrupt, is_uncertain, store_error},
     filter::{Bounds, first_match},
     lock::WriteLock,
+    values,
 };
 
 /// How long a batch waits for the lock before its callers may give up.
@@ -96,7 +97,7 @@ fn not_stored(error: StoreError) -> WriteFailure {
     }
 }
 
-async fn run(
+pub(crate) async fn run(
     connection: &mut SqliteConnection,
     batch: &[Arc<Append>],
 ) -> Result<Decision, Failure> {
@@ -117,8 +118,10 @@ async fn run(
         }
     }
     let decision = decide(appends(), facts, SystemClock.now());
-    if !decision.events.is_empty() {
-        write(connection, &decision).await?;
+    // Without events there are values alone, if anything.
+    match decision.events.is_empty() {
+        true => values::write(connection, &decision.values).await?,
+        false => write(connection, &decision).await?,
     }
     Ok(decision)
 }
@@ -260,7 +263,7 @@ ON CONFLICT (category, key) DO UPDATE SET
     first_position = excluded.first_position, last_position = excluded.last_position";
 
 /// After the insert: each event before the newest `backstory.erased` of its stream goes.
-const ERASE: [&str; 5] = [
+const ERASE: [&str; 6] = [
     "
 UPDATE backstory_event
 SET erased_at = ?2, tags = '[]', metadata = '{}', payload = '{}'
@@ -276,6 +279,9 @@ WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
 DELETE FROM backstory_claim
 WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
     "
+DELETE FROM backstory_entry
+WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+    "
 DELETE FROM backstory_snapshot
 WHERE (category, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
     "
@@ -286,16 +292,6 @@ WHERE owner_category IS NOT NULL
 DELETE FROM backstory_dead_letter
 WHERE (category, stream_key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
 ];
-
-const RELEASE_CLAIMS: &str = "
-DELETE FROM backstory_claim
-WHERE (scope, value) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
-
-const TAKE_CLAIMS: &str = "
-INSERT INTO backstory_claim (scope, value, category, key)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1)
-WHERE true
-ON CONFLICT (scope, value) DO UPDATE SET category = excluded.category, key = excluded.key";
 
 async fn write(connection: &mut SqliteConnection, decision: &Decision) -> Result<(), Failure> {
     let mut rows = String::new();
@@ -341,24 +337,7 @@ async fn write(connection: &mut SqliteConnection, decision: &Decision) -> Result
                 .await?;
         }
     }
-    if !decision.claims.is_empty() {
-        let (mut taken, mut released) = (Vec::new(), Vec::new());
-        for (claim, owner) in &decision.claims {
-            match owner {
-                Some(owner) => taken.push((&claim.0, &claim.1, owner.category(), owner.key())),
-                None => released.push(claim),
-            }
-        }
-        sqlx::query(RELEASE_CLAIMS)
-            .bind(json(&released)?)
-            .execute(&mut *connection)
-            .await?;
-        sqlx::query(TAKE_CLAIMS)
-            .bind(json(&taken)?)
-            .execute(connection)
-            .await?;
-    }
-    Ok(())
+    values::write(connection, &decision.values).await
 }
 
 async fn insert_events(

@@ -50,6 +50,7 @@ mod progress;
 mod read;
 mod schema;
 mod snapshots;
+mod values;
 mod watch;
 
 use std::{fmt, sync::Arc};

@@ -1,22 +1,28 @@
 //! Deletes, restores, erases and tags: what framework events do to a stream.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use backstory_event::{
-    Aggregate, Append, Appended, Checkpoint, Clock, EventStoreExt, ExpectedVersion, Lifecycle,
-    NewEvent, StreamInfo, StreamState, SystemClock, Tag, TagChange,
+    Aggregate, Append, Appended, Checkpoint, Clock, Companion, EventStoreExt, ExpectedVersion,
+    Lifecycle, NewEvent, StreamId, StreamInfo, StreamState, StreamVersion, SystemClock, Tag,
+    TagChange,
 };
 
 use super::Repository;
 use crate::{
-    RepositoryError, RepositoryErrorKind,
+    OnDelete, RepositoryError, RepositoryErrorKind,
     attempts::{send, within},
+    lookup::{History, Indexing},
     options::Deadline,
 };
 
 /// What an operation does to a stream in some state.
 enum Step {
     Append(NewEvent),
+    /// Values go, of lookups that say so.
+    Delete,
+    /// They come back.
+    Restore,
     /// It is already so.
     Nothing,
     Refuse(StreamState),
@@ -30,7 +36,7 @@ impl<A: Aggregate> Repository<A> {
     /// `NotFound`, `Erased`, or the store's error.
     pub async fn delete(&self, id: &A::Id) -> Result<Appended, RepositoryError> {
         self.step(id, |info| match info.state {
-            StreamState::Live => Step::Append(Lifecycle::Deleted.event()),
+            StreamState::Live => Step::Delete,
             StreamState::Deleted => Step::Nothing,
             StreamState::Erased => Step::Refuse(info.state),
         })
@@ -40,10 +46,11 @@ impl<A: Aggregate> Repository<A> {
     /// Takes a deletion back. Restoring a live one changes nothing.
     ///
     /// # Errors
-    /// `NotFound`, `Erased`, or the store's error.
+    /// `NotFound`, `Erased`, a conflict when a unique value was [released](crate::OnDelete) and is
+    /// taken by now, or the store's error.
     pub async fn restore(&self, id: &A::Id) -> Result<Appended, RepositoryError> {
         self.step(id, |info| match info.state {
-            StreamState::Deleted => Step::Append(Lifecycle::Restored.event()),
+            StreamState::Deleted => Step::Restore,
             StreamState::Live => Step::Nothing,
             StreamState::Erased => Step::Refuse(info.state),
         })
@@ -51,7 +58,7 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Erases the aggregate for ever: payloads, metadata and tags of all its events, its
-    /// snapshots, documents and claims go in one transaction; the skeleton of the events stays.
+    /// snapshots, documents and values go in one transaction; the skeleton of the events stays.
     /// Works on deleted ones too. Erasing an erased one changes nothing.
     ///
     /// # Errors
@@ -141,6 +148,26 @@ impl<A: Aggregate> Repository<A> {
         Ok(self.store.stream_info(&A::stream(id)?).await?)
     }
 
+    /// The lookups whose values a deletion takes.
+    fn releasing(&self) -> impl Iterator<Item = &dyn Indexing<A>> {
+        let lookups = self.lookups.iter().map(|lookup| &**lookup);
+        lookups.filter(|lookup| lookup.on_delete() == OnDelete::Release)
+    }
+
+    /// The rows by which a deleted aggregate has its values again.
+    async fn values_of(
+        &self,
+        stream: &StreamId,
+        version: StreamVersion,
+    ) -> Result<Vec<Companion>, RepositoryError> {
+        let mut companions = Vec::new();
+        for lookup in self.releasing() {
+            let history = History::read(&*self.store, stream, Some(version), lookup).await?;
+            companions.extend(lookup.set(history.values, stream));
+        }
+        Ok(companions)
+    }
+
     /// Appends what fits the state of the stream, under the version at which it was in that state.
     async fn step(
         &self,
@@ -158,8 +185,25 @@ impl<A: Aggregate> Repository<A> {
             let Some(info) = info? else {
                 return Err(RepositoryErrorKind::NotFound { stream }.into());
             };
+            let mut companions = Vec::new();
             let event = match decide(&info) {
-                Step::Append(event) => event.with_metadata(self.metadata.clone()),
+                Step::Append(event) => event,
+                Step::Delete => {
+                    let lookups = self.releasing();
+                    companions = lookups
+                        .flat_map(|lookup| lookup.set(BTreeSet::new(), &stream))
+                        .collect();
+                    Lifecycle::Deleted.event()
+                }
+                Step::Restore => {
+                    let values = self.values_of(&stream, info.version);
+                    let values = within(deadline, Duration::ZERO, values).await;
+                    let Some(values) = values else {
+                        return Err(RepositoryErrorKind::TimedOut { stream }.into());
+                    };
+                    companions = values?;
+                    Lifecycle::Restored.event()
+                }
                 Step::Nothing => {
                     return Ok(Appended::nothing(Checkpoint::at(info.last_position)));
                 }
@@ -169,7 +213,9 @@ impl<A: Aggregate> Repository<A> {
                 Step::Refuse(_) => return Err(RepositoryErrorKind::Erased { stream }.into()),
             };
             let expected = ExpectedVersion::Exact(info.version);
-            let append = Append::to(stream.clone(), expected, [event]);
+            let event = event.with_metadata(self.metadata.clone());
+            let mut append = Append::to(stream.clone(), expected, [event]);
+            append.companions = companions;
             let sent = send(&*self.store, &append, &self.options, deadline).await;
             match sent.map_err(RepositoryError::from) {
                 Ok(receipt) => return Ok(receipt),

@@ -58,7 +58,7 @@ impl<A: Aggregate> Repository<A> {
                 return Err(RepositoryError::new(kind).with_source(veto));
             }
         }
-        Ok(loaded.prepare(save)?)
+        Ok(loaded.prepare(save, &self.lookups)?)
     }
 
     /// Sends what was prepared, until its outcome is known.

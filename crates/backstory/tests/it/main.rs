@@ -9,6 +9,7 @@
 
 mod arrows;
 mod bus;
+mod lookups;
 mod readme;
 mod runtime;
 mod urls;

@@ -1,9 +1,9 @@
 //! Reproducible random appends and queries.
 
 use backstory_event::{
-    Append, AppendCondition, Checkpoint, EventFilter, EventId, EventQuery, ExpectedVersion,
-    FilterItem, Lifecycle, Metadata, NewEvent, Payload, Position, RecordedEvent, StreamId,
-    StreamState, StreamVersion, Tag, TagChange,
+    Append, AppendCondition, Checkpoint, Companion, EventFilter, EventId, EventQuery,
+    ExpectedVersion, FilterItem, Lifecycle, Metadata, NewEvent, Payload, Position, RecordedEvent,
+    StreamId, StreamState, StreamVersion, Tag, TagChange,
 };
 use chrono::Duration;
 use serde_json::json;
@@ -176,18 +176,49 @@ impl Generator {
             }
         }
         if self.dice.once_in(4) {
-            let (value, owner) = (self.dice.below(6).to_string(), self.stream());
-            append = if self.dice.once_in(3) {
-                append.release("scope", value, owner)
-            } else {
-                append.claim("scope", value, owner)
-            };
+            self.values(&mut append);
         }
         if self.dice.once_in(15) {
             self.spoil(&mut append);
         }
         self.sent.push(append.clone());
         append
+    }
+
+    /// Takes, gives back, enters and clears values, in any order; no value is claimed twice.
+    fn values(&mut self, append: &mut Append) {
+        let scope = || "scope".to_owned();
+        for _ in 0..self.dice.below(3) {
+            let (value, owner) = (self.dice.below(6).to_string(), self.stream());
+            append.companions.push(match self.dice.below(4) {
+                0 | 1 => Companion::Entry {
+                    scope: scope(),
+                    value,
+                    owner,
+                },
+                way => Companion::Clear {
+                    scope: scope(),
+                    value: (way == 2).then_some(value),
+                    owner,
+                },
+            });
+        }
+        let (value, owner) = (self.dice.below(6).to_string(), self.stream());
+        let claim = if self.dice.once_in(3) {
+            Companion::Release {
+                scope: scope(),
+                value,
+                owner,
+            }
+        } else {
+            Companion::Claim {
+                scope: scope(),
+                value,
+                owner,
+            }
+        };
+        let place = self.dice.below(append.companions.len() + 1);
+        append.companions.insert(place, claim);
     }
 
     /// Any append whose conditions begin near the end of the log: a store may look through what is

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use backstory_aggregate::LookupRow;
 use backstory_event::{
     Append, AppendCondition, Appended, Checkpoint, Companion, Conflict, EventId, ExpectedVersion,
     Invalid, Metadata, NewEvent, Payload, RecordedEvent, StoreErrorKind, StreamId, StreamInfo,
@@ -45,7 +46,44 @@ impl Stored {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Model {
     pub(super) events: Vec<Stored>,
-    claims: BTreeMap<(String, String), StreamId>,
+    values: Values,
+}
+
+/// Scope, value, owner, and whether it is claimed.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct Values(Vec<(String, String, StreamId, bool)>);
+
+impl Values {
+    fn change(&mut self, companion: &Companion) -> Result<(), StoreErrorKind> {
+        let (scope, owner) = (companion.scope(), companion.owner());
+        let value = companion.value();
+        let mut claims = self.0.iter().filter(|(.., claimed)| *claimed);
+        let taken = claims.find(|(other, text, holder, _)| {
+            let is_named = companion.claim() == Some((other.as_str(), text.as_str()));
+            is_named && holder != owner
+        });
+        if let Some((scope, value, holder, _)) = taken {
+            return Err(Conflict::Claim {
+                scope: scope.clone(),
+                value: value.clone(),
+                owner: holder.clone(),
+            }
+            .into());
+        }
+        let row = |claimed| {
+            let value = value.unwrap().to_owned();
+            (scope.to_owned(), value, owner.clone(), claimed)
+        };
+        match companion {
+            Companion::Claim { .. } if !self.0.contains(&row(true)) => self.0.push(row(true)),
+            Companion::Entry { .. } if !self.0.contains(&row(false)) => self.0.push(row(false)),
+            Companion::Claim { .. } | Companion::Entry { .. } => {}
+            _ => self.0.retain(|(other, text, holder, _)| {
+                other != scope || holder != owner || value.is_some_and(|value| value != text)
+            }),
+        }
+        Ok(())
+    }
 }
 
 type Outcome = Result<Appended, StoreErrorKind>;
@@ -64,17 +102,9 @@ impl Model {
         for (index, condition) in append.conditions.iter().enumerate() {
             self.check_condition(index, condition)?;
         }
+        let mut values = self.values.clone();
         for companion in &append.companions {
-            let holder = self.claims.get(&key(companion));
-            if let Some(owner) = holder.filter(|holder| *holder != companion.owner()) {
-                let (scope, value) = key(companion);
-                return Err(Conflict::Claim {
-                    scope,
-                    value,
-                    owner: owner.clone(),
-                }
-                .into());
-            }
+            values.change(companion)?;
         }
         for part in &append.parts {
             for event in &part.events {
@@ -82,16 +112,23 @@ impl Model {
             }
         }
         for companion in &append.companions {
-            match companion {
-                Companion::Claim { owner, .. } => {
-                    self.claims.insert(key(companion), owner.clone());
-                }
-                _ => {
-                    self.claims.remove(&key(companion));
-                }
-            }
+            self.values.change(companion)?;
         }
         Ok(self.receipt(append))
+    }
+
+    /// The values of a scope, as a store gives them.
+    pub(super) fn rows_of(&self, scope: &str) -> Vec<LookupRow> {
+        let own = self.values.0.iter().filter(|(other, ..)| other == scope);
+        let mut rows: Vec<_> = own
+            .map(|(_, value, owner, claimed)| LookupRow {
+                value: value.clone(),
+                owner: owner.clone(),
+                claimed: *claimed,
+            })
+            .collect();
+        rows.sort();
+        rows
     }
 
     pub(super) fn version(&self, stream: &StreamId) -> usize {
@@ -245,7 +282,7 @@ impl Model {
                 old.tags = Vec::new();
                 old.erased = true;
             }
-            self.claims.retain(|_, owner| owner != stream);
+            self.values.0.retain(|(_, _, owner, _)| owner != stream);
         }
         let mut tags = event.tags.clone();
         tags.sort();
@@ -315,11 +352,6 @@ impl StreamTags {
     pub(super) fn of(&self, stream: &StreamId) -> Vec<Tag> {
         self.0.get(stream).cloned().unwrap_or_default()
     }
-}
-
-fn key(companion: &Companion) -> (String, String) {
-    let (scope, value) = companion.claim();
-    (scope.to_owned(), value.to_owned())
 }
 
 /// The bad input that the generator makes.

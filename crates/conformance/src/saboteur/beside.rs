@@ -1,8 +1,12 @@
-//! What a saboteur does to snapshots, checkpoints and documents.
+//! What a saboteur does to snapshots, lookups, checkpoints and documents.
 
 use async_trait::async_trait;
-use backstory_aggregate::{SnapshotRecord, SnapshotStore};
-use backstory_event::{Payload, Position, StoreError, StreamId, StreamVersion};
+use backstory_aggregate::{
+    LookupFilter, LookupQuery, LookupRepair, LookupRow, LookupStore, SnapshotRecord, SnapshotStore,
+};
+use backstory_event::{
+    Conflict, EventStoreExt, Payload, Position, StoreError, StreamId, StreamVersion,
+};
 use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
     DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, OrderKind,
@@ -36,6 +40,33 @@ impl<S: CompleteStore> SnapshotStore for Saboteur<S> {
 
     async fn delete_snapshots(&self, stream: &StreamId) -> Result<(), StoreError> {
         self.inner.delete_snapshots(stream).await
+    }
+}
+
+#[async_trait]
+impl<S: CompleteStore> LookupStore for Saboteur<S> {
+    async fn lookup_rows(&self, query: &LookupQuery) -> Result<Vec<LookupRow>, StoreError> {
+        let mut query = query.clone();
+        if self.sabotage == Some(Sabotage::FindsByBeginnings)
+            && let LookupFilter::Value(value) = query.filter
+        {
+            query.filter = LookupFilter::Prefix(value);
+        }
+        self.inner.lookup_rows(&query).await
+    }
+
+    async fn repair_lookup(
+        &self,
+        repairs: &[LookupRepair],
+    ) -> Result<Vec<Result<(), Conflict>>, StoreError> {
+        let mut repairs = repairs.to_vec();
+        if self.sabotage == Some(Sabotage::RepairsBlindly) {
+            for repair in &mut repairs {
+                let info = self.inner.stream_info(&repair.owner).await?;
+                repair.version = info.map_or(StreamVersion::EMPTY, |info| info.version);
+            }
+        }
+        self.inner.repair_lookup(&repairs).await
     }
 }
 

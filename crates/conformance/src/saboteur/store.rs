@@ -59,6 +59,12 @@ impl<S: CompleteStore> Saboteur<S> {
             Sabotage::DropsTheLastEvent => drop_last(&mut append),
             Sabotage::StoresNothing => return self.pretend(&append).await,
             Sabotage::IgnoresClaims => append.companions.clear(),
+            Sabotage::IgnoresEntries => append
+                .companions
+                .retain(|one| !matches!(one, Companion::Entry { .. })),
+            Sabotage::KeepsOldValues => append
+                .companions
+                .retain(|one| !matches!(one, Companion::Clear { .. })),
             Sabotage::ComparesClaimsWithoutCase => fold_case(&mut append),
             Sabotage::IgnoresExpectedVersions => expect_nothing(&mut append),
             Sabotage::IgnoresConditions => append.conditions.clear(),

@@ -55,7 +55,7 @@ fn a_refused_append_burns_no_position_and_leaves_nothing() {
         StoreErrorKind::Conflict(Conflict::Claim { owner, .. }) if *owner == stream(1)
     ));
     assert_eq!(decision.outcomes[2].as_ref().unwrap().position().get(), 2);
-    assert_eq!(decision.claims.len(), 1);
+    assert_eq!(decision.values.claims.len(), 1);
     assert!(!decision.streams.contains_key(&stream(2)));
 }
 
@@ -84,11 +84,68 @@ fn an_erasure_in_a_batch_reaches_the_events_before_it() {
     let decision = batch(&[append(1).claim("name", "x", stream(1)), erase, append(1)]);
     assert!(decision.events[0].recorded.erased_at.is_some());
     assert_eq!(decision.erased, [stream(1)]);
-    assert!(decision.claims.values().all(Option::is_none));
+    assert!(decision.values.is_empty());
     assert!(matches!(
         refusal(&decision, 2),
         StoreErrorKind::StreamErased { .. }
     ));
+}
+
+#[test]
+fn values_that_come_and_go_in_a_batch_leave_what_is_needed() {
+    let clear = |key| append(key).clear("name", stream(key));
+    let decision = batch(&[
+        append(1)
+            .claim("name", "x", stream(1))
+            .enter("name", "e", stream(1)),
+        clear(1),
+        append(2)
+            .claim("name", "x", stream(2))
+            .enter("name", "e", stream(2)),
+        append(2).enter("other", "e", stream(2)),
+        append(3).claim("name", "x", stream(3)),
+    ]);
+    assert!(matches!(
+        refusal(&decision, 4),
+        StoreErrorKind::Conflict(Conflict::Claim { owner, .. }) if *owner == stream(2)
+    ));
+    let key = ("name".to_owned(), "x".to_owned());
+    assert_eq!(decision.values.claims, [(key, stream(2))].into());
+    let entries: Vec<_> = decision.values.entries.iter().collect();
+    assert!(entries.iter().all(|entry| entry.owner == stream(2)));
+    assert_eq!(entries.len(), 2);
+    // What stream 1 had before the batch still has to go.
+    assert_eq!(decision.values.removed.len(), 1);
+    assert_eq!(decision.values.removed[0].owner, stream(1));
+}
+
+#[test]
+fn values_of_others_are_taken_only_if_they_were_cleared_before() {
+    let key = |value: &str| ("name".to_owned(), value.to_owned());
+    let facts = Facts {
+        claims: [(key("x"), stream(1)), (key("y"), stream(2))].into(),
+        ..Facts::default()
+    };
+    let swap = append(1)
+        .clear("name", stream(1))
+        .clear("name", stream(2))
+        .claim("name", "x", stream(2))
+        .claim("name", "y", stream(1));
+    let mut early = swap.clone();
+    early.companions.swap(1, 3);
+    let mut elsewhere = swap.clone();
+    elsewhere.companions[1] = append(2).clear("other", stream(2)).companions.remove(0);
+    for refused in [early, elsewhere] {
+        let decision = decide(&[refused], facts.clone(), ManualClock::default().now());
+        assert!(matches!(
+            refusal(&decision, 0),
+            StoreErrorKind::Conflict(Conflict::Claim { value, .. }) if value == "y"
+        ));
+        assert!(decision.values.is_empty());
+    }
+    let decision = decide(&[swap], facts, ManualClock::default().now());
+    let expected = [(key("x"), stream(2)), (key("y"), stream(1))].into();
+    assert_eq!(decision.values.claims, expected);
 }
 
 #[test]

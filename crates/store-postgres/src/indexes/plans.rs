@@ -26,12 +26,13 @@ const FILL: &str = "INSERT INTO {s}.event (position, category, key, version, id,
   INSERT INTO {s}.stream SELECT 'todo', n::text, 2, 'live', \
       CASE WHEN n % 1000 = 2 THEN ARRAY['rare'] ELSE '{}' END, 2 * n, 2 * n + 1 FROM generate_series(1, 100000) AS n; \
   INSERT INTO {s}.claim SELECT 'title', 'nr ' || n, 'todo', n::text FROM generate_series(1, 100000) AS n; \
+  INSERT INTO {s}.entry SELECT 'city', 'nr ' || n % 1000, 'todo', n::text FROM generate_series(1, 100000) AS n; \
   INSERT INTO {s}.collection (name, projection) VALUES ('list', 'list'); \
   INSERT INTO {s}.document SELECT generation, n::text, '{}', 'todo', n::text \
     FROM {s}.collection, generate_series(1, 100000) AS n; \
   INSERT INTO {s}.document_index SELECT generation, 'done', CASE WHEN n % 2 = 0 THEN 'no' ELSE 'yes' END, n::text \
     FROM {s}.collection, generate_series(1, 100000) AS n; \
-  ANALYZE {s}.event, {s}.stream, {s}.claim, {s}.document, {s}.document_index";
+  ANALYZE {s}.event, {s}.stream, {s}.claim, {s}.entry, {s}.document, {s}.document_index";
 
 /// A statement with what is bound to it.
 #[derive(Clone)]
@@ -191,8 +192,37 @@ async fn core_indexes(connection: &mut PgConnection) {
     )
     .await;
     let erase = Statement::plain("SELECT {s}.erase_v1('todo', '7')");
-    for index in ["claim_owner", "document_owner", "document_index_key"] {
+    for index in [
+        "claim_owner",
+        "entry_owner",
+        "document_owner",
+        "document_index_key",
+    ] {
         worth(connection, index, 5, true, &erase).await;
+    }
+
+    // Values by their owners, and what is cleared.
+    for (index, scope) in [("claim_owner", "title"), ("entry_owner", "city")] {
+        let mut arguments = PgArguments::default();
+        for text in [scope, "todo", "7", ""] {
+            arguments.add(text).unwrap();
+        }
+        arguments.add(10_i64).unwrap();
+        let list = Statement {
+            text: sql.values_of.as_str().to_owned(),
+            arguments,
+        };
+        worth(connection, index, 5, false, &list).await;
+        let mut arguments = PgArguments::default();
+        arguments.add(vec![scope]).unwrap();
+        arguments.add(vec![None::<&str>]).unwrap();
+        arguments.add(vec!["todo"]).unwrap();
+        arguments.add(vec!["7"]).unwrap();
+        let remove = Statement {
+            text: sql.remove_values.as_str().to_owned(),
+            arguments,
+        };
+        worth(connection, index, 5, false, &remove).await;
     }
 
     let mut arguments = PgArguments::default();

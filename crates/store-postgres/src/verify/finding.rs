@@ -103,6 +103,9 @@ kinds! {
     /// The owner of the claim is erased.
     ClaimOfErased = "claim_of_erased":
         "the value of an owner that was to be erased is still stored, or was taken for it afterwards; release it";
+    /// The owner of the entry of a lookup is erased.
+    EntryOfErased = "entry_of_erased":
+        "the value of an owner that was to be erased is still stored, or was entered for it afterwards; rebuild the lookup";
     /// The owner of the document is erased.
     DocumentOfErased = "document_of_erased":
         "content that was to be erased is still stored in a read model";
@@ -162,6 +165,15 @@ pub enum Subject {
         /// The value.
         value: String,
     },
+    /// A value of a lookup that is not unique.
+    Entry {
+        /// The name of the lookup.
+        scope: String,
+        /// The value.
+        value: String,
+        /// Whose it is.
+        owner: StreamId,
+    },
     /// A document.
     Document {
         /// Its collection; `None`: one that no reader can name any more.
@@ -191,6 +203,11 @@ impl Display for Subject {
                 write!(f, "snapshot of {stream} at version {version}")
             }
             Self::Claim { scope, value } => write!(f, "claim `{value}` in `{scope}`"),
+            Self::Entry {
+                scope,
+                value,
+                owner,
+            } => write!(f, "entry `{value}` of {owner} in `{scope}`"),
             Self::Document { collection, key } => {
                 let collection = collection.as_deref().unwrap_or("(without a name)");
                 write!(f, "document `{key}` in `{collection}`")

@@ -95,6 +95,10 @@ const CLAIMS: &str = "SELECT t.scope, t.value, t.category, t.key FROM {s}.claim 
     JOIN {s}.stream s ON s.category = t.category AND s.key = t.key AND s.state = 'erased' \
     ORDER BY t.scope, t.value";
 
+const ENTRIES: &str = "SELECT t.scope, t.value, t.category, t.key FROM {s}.entry t \
+    JOIN {s}.stream s ON s.category = t.category AND s.key = t.key AND s.state = 'erased' \
+    ORDER BY t.scope, t.value, t.category, t.key";
+
 const DOCUMENTS: &str = "SELECT c.name, d.key, d.owner_category, d.owner_key \
     FROM {s}.document d \
     JOIN {s}.stream s ON s.category = d.owner_category AND s.key = d.owner_key AND s.state = 'erased' \
@@ -128,6 +132,7 @@ impl Rows<'_> {
         self.each(PROGRESS, progress).await?;
         self.each(SNAPSHOTS, snapshot).await?;
         self.each(CLAIMS, claim).await?;
+        self.each(ENTRIES, entry).await?;
         self.each(DOCUMENTS, document).await?;
         self.each(LETTERS, letter).await
     }
@@ -375,6 +380,19 @@ fn claim(row: &PgRow, report: &mut Report) -> Result<(), Error> {
     let detail = format!("its owner {} is erased", stream_id(row, 2, 3)?);
     let subject = Subject::Claim { scope, value };
     report.add(FindingKind::ClaimOfErased, subject, detail);
+    Ok(())
+}
+
+fn entry(row: &PgRow, report: &mut Report) -> Result<(), Error> {
+    let (scope, value) = (row.try_get(0)?, row.try_get(1)?);
+    let owner = stream_id(row, 2, 3)?;
+    let detail = format!("its owner {owner} is erased");
+    let subject = Subject::Entry {
+        scope,
+        value,
+        owner,
+    };
+    report.add(FindingKind::EntryOfErased, subject, detail);
     Ok(())
 }
 

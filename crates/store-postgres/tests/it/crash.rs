@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use crate::kit::{
-    LOCK_WAITERS, TAKE_LOCK, assert_stored_once, eventually, fresh, log, one, raw, run, scalar,
-    stream, until_count, within,
+    LOCK_WAITERS, TAKE_LOCK, assert_stored_once, eventually, fresh, log, looked, one, raw, run,
+    scalar, stream, until_count, within,
 };
 use crate::pooler::pooled;
 
@@ -226,7 +226,7 @@ async fn lose(proxy: &Proxy, mode: usize, look: bool, options: PostgresOptions) 
     for _ in 0..3 {
         proxy.arm(mode);
         let append = match look {
-            true => one(&todo).release("todo.title", "buy milk", todo.clone()),
+            true => looked(&todo),
             false => one(&todo),
         };
         let receipt = within(store.append(append.clone())).await.unwrap();

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use backstory_event::{
     Append, Appended, EventFilter, EventQuery, EventStoreExt, ExpectedVersion, NewEvent, Payload,
-    RecordedEvent, StreamId,
+    RecordedEvent, StreamId, TagChange,
 };
 use backstory_store_postgres::PostgresStore;
 use backstory_test_postgres::TestDatabase;
@@ -29,6 +29,12 @@ pub(crate) fn event(name: &str) -> NewEvent {
 /// An append of one event to a stream.
 pub(crate) fn one(stream: &StreamId) -> Append {
     Append::to(stream.clone(), ExpectedVersion::Any, [event("todo.added")])
+}
+
+/// An append that is not stored by one call: what lifecycle events do depends on more than versions.
+pub(crate) fn looked(stream: &StreamId) -> Append {
+    let tagged = TagChange::default().event();
+    Append::to(stream.clone(), ExpectedVersion::Any, [tagged])
 }
 
 pub(crate) async fn log(store: &PostgresStore) -> Vec<RecordedEvent> {

@@ -29,5 +29,6 @@ mod tail;
 mod takeover;
 mod transient;
 mod upgrade;
+mod values;
 mod verify;
 mod within;

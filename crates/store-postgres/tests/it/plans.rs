@@ -1,6 +1,6 @@
 //! No statement scans a table, whatever the server knows about it.
 
-use backstory_aggregate::SnapshotStore;
+use backstory_aggregate::{LookupFilter, LookupQuery, LookupStore, SnapshotStore};
 use backstory_event::{
     Append, AppendCondition, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt,
     ExpectedVersion, FilterItem, Payload, Position, Tag,
@@ -23,6 +23,7 @@ async fn without_statistics(connection: &mut PgConnection) {
         "event",
         "stream",
         "claim",
+        "entry",
         "snapshot",
         "progress",
         "dead_letter",
@@ -64,7 +65,9 @@ async fn appends_and_projections_scan_nothing_from_an_empty_table_on() {
             )
             .fail_if(AppendCondition::new(mine.into(), Position::START))
             .fail_if(AppendCondition::new(named.into(), seen))
-            .claim("title", format!("{round}-{number}"), own);
+            .clear("title", own.clone())
+            .claim("title", format!("{round}-{number}"), own.clone())
+            .enter("round", round.to_string(), own);
             store.append(append)
         });
         let receipts = futures::future::join_all(appends).await;
@@ -149,6 +152,21 @@ async fn read_all(store: &PostgresStore, round: i32, seen: Checkpoint) {
     }
     assert_eq!(store.head().await.unwrap(), seen);
     assert!(store.stream_info(&own).await.unwrap().is_some());
+    for (scope, filter, expected) in [
+        ("title", LookupFilter::Value(format!("{round}-7")), 1),
+        ("title", LookupFilter::Owner(own.clone()), 1),
+        ("title", LookupFilter::Prefix(format!("{round}-")), 20),
+        ("round", LookupFilter::Value(round.to_string()), 20),
+        ("round", LookupFilter::Owner(own.clone()), 1),
+    ] {
+        let query = LookupQuery {
+            scope: scope.to_owned(),
+            filter,
+            after: None,
+            limit: 30,
+        };
+        assert_eq!(store.lookup_rows(&query).await.unwrap().len(), expected);
+    }
     assert_eq!(store.load_progress("list").await.unwrap().checkpoint, seen);
     assert_eq!(store.latest_snapshot(&own, None).await.unwrap(), None);
     let key = DocumentKey {

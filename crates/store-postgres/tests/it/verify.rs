@@ -71,7 +71,9 @@ async fn fill(store: &PostgresStore) {
     // A claim may be for a stream that has no events.
     let claim = claim
         .claim("title", "two", todo(2))
-        .claim("title", "none", todo(77));
+        .claim("title", "none", todo(77))
+        .enter("list", "home", todo(2))
+        .enter("list", "home", todo(77));
     let third = store.append(claim).await.unwrap(); // 3
     let fourth = append(store, 1, [tags(&["urgent", "home"], &["none"])]).await; // 4
     append(store, 1, [tags(&["{,\"}"], &["home"])]).await; // 5
@@ -83,7 +85,11 @@ async fn fill(store: &PostgresStore) {
     .await; // 6, 7
     let claim = Append::to(todo(3), ExpectedVersion::NoStream, [added()]);
     let eighth = store
-        .append(claim.claim("title", "three", todo(3)))
+        .append(
+            claim
+                .claim("title", "three", todo(3))
+                .enter("list", "home", todo(3)),
+        )
         .await
         .unwrap();
     for (key, version, receipt) in [(1, 3, &fourth), (3, 1, &eighth)] {
@@ -352,6 +358,10 @@ const DAMAGES: &[(&str, &[&str])] = &[
         "INSERT INTO backstory.dead_letter SELECT 'counter', position, id, name, category, key, 'k', '', 1, now(), false \
          FROM backstory.event WHERE position = 8",
         &["letter_of_erased: dead letter of `counter` at position 8"],
+    ),
+    (
+        "UPDATE backstory.entry SET key = '5' WHERE key = '2'",
+        &["entry_of_erased: entry `home` of todo/5 in `list`"],
     ),
     (
         "UPDATE backstory.document SET owner_key = '5'; \

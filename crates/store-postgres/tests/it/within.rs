@@ -9,7 +9,7 @@ use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
 use backstory_test_postgres::TestDatabase;
 use sqlx::Connection;
 
-use crate::kit::{event, fresh, log, one, raw, run, scalar, stream, until_count, within};
+use crate::kit::{event, fresh, log, looked, one, raw, run, scalar, stream, until_count, within};
 
 #[tokio::test]
 async fn an_append_commits_with_the_rows_of_the_caller_or_not_at_all() {
@@ -149,8 +149,7 @@ async fn batches_commit_durably_and_bounded_whatever_the_database_says() {
     .await;
     let todo = stream("todo", 1);
     // What is stored by one call waits for no client; what needs a look does.
-    let looked = one(&todo).release("todo.title", "buy milk", todo.clone());
-    for (append, idle) in [(one(&todo), "0"), (looked, "5000")] {
+    for (append, idle) in [(one(&todo), "0"), (looked(&todo), "5000")] {
         store.append(append).await.unwrap();
         let seen: Vec<(String, String)> = sqlx::query_as("DELETE FROM seen RETURNING name, value")
             .fetch_all(&mut connection)

@@ -126,9 +126,14 @@ impl ProjectorOptions {
 /// ```no_run
 /// # use std::time::Duration;
 /// # use backstory_event::EventStore;
-/// # use backstory_projection::{Checkpoints, DeadLetters, Documents, Host, Projection, Projector, Schedule};
+/// # use backstory_projection::{
+/// #     Checkpoints, Control, DeadLetters, Documents, Host, Projection, Projector, Schedule,
+/// # };
 /// # async fn run<S, P>(store: S, open_todos: P) -> Result<(), Box<dyn std::error::Error>>
-/// # where S: EventStore + Checkpoints + DeadLetters + Host<Documents> + Clone, P: Projection<Documents> {
+/// # where
+/// #     S: EventStore + Checkpoints + Control + DeadLetters + Host<Documents> + Clone,
+/// #     P: Projection<Documents>,
+/// # {
 /// let projector = Projector::new(&store)
 ///     .with(open_todos, Schedule::continuous().debounce(Duration::from_millis(50)))
 ///     .start()

@@ -33,6 +33,19 @@ pub(crate) struct Place {
     pub(crate) trouble: Option<String>,
 }
 
+impl Place {
+    /// Who leads knows better how far it is, unless somebody else has changed that.
+    fn is_news(&self, seat: &Seat) -> bool {
+        let progress = match seat.leads {
+            true => self.progress.epoch != seat.progress.epoch,
+            false => self.progress != seat.progress,
+        };
+        progress
+            || (self.leads, self.term, self.paused) != (seat.leads, seat.term, seat.paused)
+            || self.trouble != seat.trouble
+    }
+}
+
 impl From<&Seat> for Place {
     fn from(seat: &Seat) -> Self {
         Self {
@@ -244,7 +257,14 @@ impl Beats {
         let Some(member) = self.members.iter().find(|one| one.name == seat.projection) else {
             return;
         };
-        member.place.send_replace(seat.into());
+        // A task that is woken gives up what it reads: only for news.
+        member.place.send_if_modified(|place| {
+            let news = place.is_news(seat);
+            if news {
+                *place = seat.into();
+            }
+            news
+        });
         for Order { id, kind } in &seat.orders {
             let known = self.open.iter().any(|(open, _)| open == id)
                 || self.answers.iter().any(|answer| answer.id == *id);

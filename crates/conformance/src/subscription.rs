@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use backstory_event::{
-    Checkpoint, EventFilter, EventId, EventStore, EventStoreExt, FilterItem, Lifecycle, Position,
-    StoreErrorKind, Subscription,
+    Checkpoint, EventFilter, EventId, EventStore, EventStoreExt, FilterItem, Lifecycle, NewEvent,
+    Position, StoreErrorKind, Subscription,
 };
 use futures::{FutureExt, StreamExt, TryStreamExt};
+use serde_json::json;
 
 use crate::{
     Fixture,
     kit::{
-        Background, PATIENCE, any, event, head, ids, log, names, position, positions, put, refusal,
-        stream, tag, within,
+        Background, PATIENCE, any, event, find, head, ids, log, names, payload, position,
+        positions, put, refusal, stream, tag, within,
     },
+    seats::{BOOKED, SeatEvent, TAKEN},
 };
 
 /// Pages until a position is reached.
@@ -222,25 +224,94 @@ pub async fn the_first_match_can_be_awaited<F: Fixture>(fixture: &F) {
     let other = within(fixture.elsewhere()).await;
     let todo = stream("todo", "1");
     put(&store, &todo, &["added", "done", "done"]).await;
-    let done = || FilterItem::new().name("done");
-    let first = store
-        .subscribe(Checkpoint::START, done().into())
-        .first(PATIENCE);
+    let done = || FilterItem::new().name("done").into();
+    let first = store.await_event(done(), Checkpoint::START, PATIENCE);
     assert_eq!(within(first).await.unwrap().position(), position(2));
     // One that comes later, from elsewhere, among others.
-    let waiting = store
-        .subscribe(head(&store).await, done().into())
-        .first(PATIENCE);
-    let waiting = Background::spawn(waiting);
+    let waiting = Background::spawn({
+        let (store, now) = (store.clone(), head(&store).await);
+        async move { store.await_event(done(), now, PATIENCE).await }
+    });
     put(&other, &todo, &["added", "added"]).await;
     put(&other, &todo, &["done"]).await;
     assert_eq!(waiting.join().await.unwrap().position(), position(6));
-    let never = store.subscribe(Checkpoint::START, EventFilter::category("never"));
-    let kind = refusal(within(never.first(Duration::from_millis(5))).await);
-    assert!(
-        matches!(kind, StoreErrorKind::Unavailable { .. }),
-        "{kind:?}"
-    );
+}
+
+pub async fn one_awaited_event_after_the_other_misses_none<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let other = within(fixture.elsewhere()).await;
+    let writer = Background::spawn(async move {
+        for round in 0..40 {
+            put(&other, &stream("todo", "1"), &["done", "noise", "done"]).await;
+            put(&other, &stream("noise", &round.to_string()), &["noise"]).await;
+        }
+    });
+    let (mut seen, mut from) = (Vec::new(), Checkpoint::START);
+    for _ in 0..80 {
+        let done = FilterItem::new().name("done").into();
+        let next = within(store.await_event(done, from, PATIENCE)).await;
+        let next = next.unwrap();
+        from = next.checkpoint();
+        seen.push(next.id());
+    }
+    writer.join().await;
+    let done = find(&store, FilterItem::new().name("done")).await;
+    assert_eq!(seen, ids(&done));
+}
+
+pub async fn a_wait_in_vain_says_how_far_it_looked<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let todo = stream("todo", "1");
+    put(&store, &todo, &["added", "added"]).await;
+    let end = head(&store).await;
+    let done = || FilterItem::new().name("done").into();
+    let mut looked = Checkpoint::START;
+    // Whoever goes on from there gets to the end, however short each wait is.
+    while looked != end {
+        let moment = Duration::from_millis(20);
+        match refusal(within(store.await_event(done(), looked, moment)).await) {
+            StoreErrorKind::TimedOut { read_to, .. } => looked = read_to,
+            kind => panic!("{kind:?}"),
+        }
+    }
+    put(&store, &todo, &["done", "done"]).await;
+    let next = store.await_event(done(), looked, PATIENCE);
+    assert_eq!(within(next).await.unwrap().position(), position(3));
+}
+
+pub async fn an_awaited_event_is_decoded<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let seat = |name, number| NewEvent::raw(name, payload(json!({ "seat": number, "by": "ann" })));
+    put(&store, &stream("noise", "1"), &["noise"; 5]).await;
+    let erased = stream("theatre", "closed");
+    for event in [seat(TAKEN, 1), Lifecycle::Erased.event()] {
+        within(store.append(any(&erased, [event]))).await.unwrap();
+    }
+    let theatre = stream("theatre", "1");
+    // Under the name that it had once, and one that does not decode.
+    let broken = NewEvent::raw(TAKEN, payload(json!({ "seat": "none" })));
+    let receipt = within(store.append(any(&theatre, [seat(BOOKED, 7), broken])));
+    let receipt = receipt.await.unwrap();
+
+    let wait = |from| store.await_event_as::<SeatEvent>(EventFilter::all(), from, PATIENCE);
+    let first = within(wait(Checkpoint::START)).await.unwrap();
+    assert_eq!(first.event, SeatEvent::taken(7));
+    let kind = refusal(within(wait(first.recorded().checkpoint())).await);
+    let StoreErrorKind::Decode(error) = kind else {
+        panic!("{kind:?}");
+    };
+    assert_eq!(error.position, receipt.position());
+}
+
+pub async fn waiting_for_an_event_proves_the_log<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    put(&store, &stream("todo", "1"), &["added", "done"]).await;
+    let foreign = Checkpoint {
+        position: position(1),
+        event_id: EventId::new(),
+    };
+    let wait = store.await_event(EventFilter::all(), foreign, PATIENCE);
+    assert!(within(wait).await.unwrap_err().is_diverged());
 }
 
 pub async fn a_subscription_is_a_stream_too<F: Fixture>(fixture: &F) {
@@ -313,6 +384,10 @@ macro_rules! subscription_suite {
             a_given_up_wait_loses_nothing
             a_foreign_checkpoint_is_divergence
             the_first_match_can_be_awaited
+            one_awaited_event_after_the_other_misses_none
+            a_wait_in_vain_says_how_far_it_looked
+            an_awaited_event_is_decoded
+            waiting_for_an_event_proves_the_log
             a_subscription_is_a_stream_too
             a_subscription_sees_lifecycle_and_erased_events
         ]);

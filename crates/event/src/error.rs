@@ -1,8 +1,8 @@
 //! What can go wrong at a store, said so that the caller knows what to do.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use crate::{Conflict, EventId, Position, StreamId};
+use crate::{Checkpoint, Conflict, EventId, Position, StreamId};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -127,6 +127,17 @@ pub enum StoreErrorKind {
         /// What is known about the cause.
         reason: String,
     },
+    /// What was waited for did not come in time. Whoever waits again from `read_to` misses nothing.
+    #[error(
+        "no such event within {timeout:?}, up to position {} of the log: wait again from there",
+        read_to.position
+    )]
+    TimedOut {
+        /// How long was waited.
+        timeout: Duration,
+        /// Up to where the log was looked at.
+        read_to: Checkpoint,
+    },
     /// The store was shut down, or the runtime it was opened in has ended. Open it again.
     #[error("the store is closed: open it again in a running runtime")]
     Closed,
@@ -226,8 +237,15 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self.kind(),
-            StoreErrorKind::Unavailable { .. } | StoreErrorKind::NotStored { .. }
+            StoreErrorKind::Unavailable { .. }
+                | StoreErrorKind::NotStored { .. }
+                | StoreErrorKind::TimedOut { .. }
         )
+    }
+
+    /// True when what was waited for did not come in time.
+    pub fn is_timed_out(&self) -> bool {
+        matches!(self.kind(), StoreErrorKind::TimedOut { .. })
     }
 
     /// True when nobody can tell whether the append was stored.

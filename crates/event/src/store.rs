@@ -1,6 +1,6 @@
 //! The port of every event store, and what follows from it.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{Stream, stream};
@@ -236,6 +236,63 @@ pub trait EventStoreExt: EventStore {
     {
         Subscription::new(Arc::new(self.clone()), from.into(), filter)
     }
+
+    /// The first event of a filter behind a checkpoint, whether it is stored already or will be:
+    /// nothing is missed in between. Take the checkpoint ([`Self::head`], or a receipt) before you
+    /// do what leads to the event. A store that is away is waited for. Erased events count too.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use backstory_event::{EventFilter, EventStore, EventStoreExt, FilterItem, StoreError};
+    /// # async fn run(store: impl EventStore + Clone) -> Result<(), StoreError> {
+    /// let before = store.head().await?;
+    /// // … ask somebody to pay …
+    /// let paid = EventFilter::from(FilterItem::new().name("order.paid"));
+    /// let paid = store.await_event(paid, before, Duration::from_secs(30)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut` says up to where it looked, and has the store's error as its source when the
+    /// store was away; what time does not heal: `Diverged`, `Closed`, `Denied`, …
+    async fn await_event(
+        &self,
+        filter: EventFilter,
+        from: impl Into<Checkpoint> + Send,
+        timeout: Duration,
+    ) -> Result<RecordedEvent, StoreError>
+    where
+        Self: Sized + Clone,
+    {
+        let subscription = self.subscribe(from, filter);
+        subscription.first(timeout, |event| Ok(Some(event))).await
+    }
+
+    /// As [`Self::await_event`], decoded: erased events and those that `E` does not know are
+    /// passed over. Of an event that an upcaster splits it is the first part.
+    ///
+    /// # Errors
+    /// As [`Self::await_event`], and `Decode` when a known event does not decode.
+    async fn await_event_as<E: DecodeEvent>(
+        &self,
+        filter: EventFilter,
+        from: impl Into<Checkpoint> + Send,
+        timeout: Duration,
+    ) -> Result<Envelope<E>, StoreError>
+    where
+        Self: Sized + Clone,
+    {
+        let subscription = self.subscribe(from, filter);
+        let decode = |event: RecordedEvent| {
+            Ok(match event.decode()? {
+                Decoded::Unknown => None,
+                Decoded::One(envelope) => Some(envelope),
+                Decoded::Parts(parts) => parts.into_iter().next(),
+            })
+        };
+        subscription.first(timeout, decode).await
+    }
 }
+
 
 impl<T: EventStore + ?Sized> EventStoreExt for T {}

@@ -1,8 +1,12 @@
 //! Reading on for ever: catch up, then live.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
+use futures::{
+    Stream,
+    future::{self, Either},
+    stream,
+};
 use futures_timer::Delay;
 
 use crate::{
@@ -12,6 +16,10 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Longer waits are that long: no clock counts to the end of [`Duration::MAX`].
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The most events of a page while one event is looked for.
+const LARGEST_PAGE: usize = 1_000;
 
 /// A reader that never skips and never repeats. Nothing runs while nobody asks it.
 #[derive(Debug)]
@@ -22,6 +30,8 @@ pub struct Subscription {
     limit: Option<usize>,
     // The last page reached the head: there is nothing to read before the log changes.
     caught_up: bool,
+    // Why the store did not answer, as long as it does not.
+    away: Option<StoreError>,
 }
 
 impl Subscription {
@@ -33,6 +43,7 @@ impl Subscription {
             checkpoint: from,
             limit: None,
             caught_up: false,
+            away: None,
         }
     }
 
@@ -59,9 +70,15 @@ impl Subscription {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.try_next_page().await {
-                Ok(Some(page)) => return Ok(page),
-                Ok(None) => pause = FIRST_PAUSE,
+                Ok(page) => {
+                    self.away = None;
+                    pause = FIRST_PAUSE;
+                    if let Some(page) = page {
+                        return Ok(page);
+                    }
+                }
                 Err(error) if error.is_transient() => {
+                    self.away = Some(error);
                     Delay::new(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -98,25 +115,46 @@ impl Subscription {
         futures::TryStreamExt::try_flatten(pages)
     }
 
-    /// The first event that matches, from the checkpoint on: race-free waiting.
-    ///
-    /// # Errors
-    /// As [`Self::next_page`]; `Unavailable` when the deadline passes.
-    pub async fn first(self, deadline: Duration) -> Result<RecordedEvent, StoreError> {
-        let find = async {
-            let mut subscription = self.with_page_limit(1);
-            loop {
-                if let Some(event) = subscription.next_page().await?.events.into_iter().next() {
-                    return Ok(event);
-                }
+    /// The first event that `pick` takes, behind the checkpoint.
+    pub(crate) async fn first<T>(
+        mut self,
+        timeout: Duration,
+        pick: impl FnMut(RecordedEvent) -> Result<Option<T>, StoreError>,
+    ) -> Result<T, StoreError> {
+        let deadline = Delay::new(timeout.min(LONGEST_WAIT));
+        let found = {
+            let find = pin!(self.find(pick));
+            match future::select(find, deadline).await {
+                Either::Left((found, _)) => Some(found),
+                Either::Right(_) => None,
             }
         };
-        match futures::future::select(std::pin::pin!(find), Delay::new(deadline)).await {
-            futures::future::Either::Left((event, _)) => event,
-            futures::future::Either::Right(_) => {
-                Err(StoreError::new(StoreErrorKind::Unavailable {
-                    reason: format!("no such event within {deadline:?}"),
-                }))
+        found.unwrap_or_else(|| {
+            let error = StoreError::new(StoreErrorKind::TimedOut {
+                timeout,
+                read_to: self.checkpoint,
+            });
+            Err(match self.away {
+                Some(reason) => error.with_source(reason),
+                None => error,
+            })
+        })
+    }
+
+    async fn find<T>(
+        &mut self,
+        mut pick: impl FnMut(RecordedEvent) -> Result<Option<T>, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Mostly the first event is the one. The more are passed over, the larger the pages.
+        let mut limit = 1;
+        loop {
+            self.limit = Some(limit);
+            let events = self.next_page().await?.events;
+            limit = (limit + events.len()).min(LARGEST_PAGE);
+            for event in events {
+                if let Some(found) = pick(event)? {
+                    return Ok(found);
+                }
             }
         }
     }

@@ -2,20 +2,27 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use backstory_event::{
-    Append, Appended, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt, NewEvent,
-    Page, Payload, Position, RecordedEvent, StoreError, StoreErrorKind, StreamPage, StreamQuery,
-    Subscription,
+    Append, Appended, Checkpoint, Event, EventFilter, EventQuery, EventStore, EventStoreExt,
+    NewEvent, Page, Payload, Position, RecordedEvent, StoreError, StoreErrorKind, StreamPage,
+    StreamQuery, Subscription,
 };
 use futures::{FutureExt, TryStreamExt};
 use tokio::sync::watch;
 
 use crate::{recorded, soon};
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, Event)]
+#[event(prefix = "other", crate = "backstory_event")]
+enum Other {
+    Thing,
+}
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -155,10 +162,10 @@ async fn a_checkpoint_moves_also_over_what_does_not_match() {
         (vec![], 6)
     );
 
-    let resumed = Subscription::new(Arc::new(store.clone()), subscription.checkpoint(), odd());
+    let mut resumed = Subscription::new(Arc::new(store.clone()), subscription.checkpoint(), odd());
     store.grow(events(7..=9));
-    let first = resumed.first(SOON).await.unwrap();
-    assert_eq!(first.position().get(), 7);
+    let page = soon(resumed.next_page()).await.unwrap();
+    assert_eq!(numbers(&page), [7]);
 }
 
 #[tokio::test]
@@ -189,11 +196,41 @@ async fn what_time_does_not_heal_ends_the_stream() {
 }
 
 #[tokio::test]
-async fn waiting_for_the_first_event_has_a_deadline() {
+async fn a_wait_in_vain_says_how_far_it_looked_and_why() {
     let store = FakeStore::new(events(2..=2));
-    let nothing = store.subscribe(Checkpoint::START, odd());
-    let error = nothing.first(Duration::from_millis(5)).await.unwrap_err();
-    assert!(error.is_transient(), "{error}");
+    let moment = Duration::from_millis(5);
+    let wait = |from| store.await_event(odd(), from, moment);
+    let error = wait(Checkpoint::START).await.unwrap_err();
+    let StoreErrorKind::TimedOut { timeout, read_to } = error.kind() else {
+        panic!("{error}");
+    };
+    assert_eq!((*timeout, read_to.position.get()), (moment, 2));
+    assert!(error.is_timed_out() && error.is_transient());
+    assert!(error.source().is_none(), "the store answered");
+
+    store.grow(events(3..=3));
+    assert_eq!(wait(*read_to).await.unwrap().position().get(), 3);
+
+    let reason = "away".to_owned();
+    store.fail(StoreErrorKind::Unavailable { reason });
+    let error = wait(Checkpoint::START).await.unwrap_err();
+    assert!(error.is_timed_out(), "{error}");
+    let reason = error.source().unwrap().to_string();
+    assert_eq!(reason, "the store is unavailable: away");
+}
+
+#[tokio::test]
+async fn an_event_is_awaited_for_any_time_and_among_any_number() {
+    let store = FakeStore::new(events(1..=2_501));
+    let wait = store.await_event(odd(), Position::new(2_500), Duration::MAX);
+    assert_eq!(soon(wait).await.unwrap().position().get(), 2_501);
+
+    let name = "other.thing";
+    let (other, all) = (NewEvent::raw(name, Payload::empty()), EventFilter::all());
+    store.grow(vec![recorded(2_502, other)]);
+    let wait = store.await_event_as::<Other>(all, Checkpoint::START, SOON);
+    let found = soon(wait).await.unwrap();
+    assert_eq!((found.position().get(), found.event), (2_502, Other::Thing));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ pub mod claims;
 pub mod concurrency;
 pub mod conditions;
 pub mod content;
+pub mod folds;
 pub mod idempotency;
 pub mod lifecycle;
 pub mod outcome;
@@ -117,6 +118,12 @@ macro_rules! event_store_suite {
             an_unproved_position_is_just_a_bound
             events_are_streamed_page_by_page
             what_is_stored_while_a_query_is_read_does_not_disturb_it
+        ]);
+        $crate::cases!($make, $crate::event_store::folds, [
+            a_fold_gives_the_state_at_any_position
+            a_fold_gives_the_state_at_any_time
+            a_decision_on_a_past_state_is_refused
+            an_event_that_does_not_decode_ends_a_fold
         ]);
         $crate::cases!($make, $crate::event_store::concurrency, [
             positions_are_dense_under_many_writers

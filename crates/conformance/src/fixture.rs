@@ -99,6 +99,9 @@ macro_rules! every_suite {
         mod subscription {
             $crate::subscription_suite!($make);
         }
+        mod live {
+            $crate::live_suite!($make);
+        }
         mod properties {
             $crate::property_suite!($make);
         }

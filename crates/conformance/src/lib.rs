@@ -28,6 +28,7 @@ mod fixture;
 pub mod kit;
 pub mod letters;
 pub mod lookups;
+pub mod live;
 pub mod projector;
 pub mod properties;
 pub mod repository;

@@ -12,6 +12,7 @@ mod envelope;
 mod error;
 mod event;
 mod filter;
+mod fold;
 mod lifecycle;
 mod metadata;
 mod payload;
@@ -35,13 +36,14 @@ pub use envelope::{Envelope, EventId, NewEvent, Recorded, RecordedEvent};
 pub use error::{BoxError, DecodeError, Invalid, StoreError, StoreErrorKind};
 pub use event::{DecodeEvent, Decoded, Event, EventType};
 pub use filter::{EventFilter, FilterItem};
+pub use fold::{Fold, Folded, Folding};
 pub use lifecycle::{Lifecycle, StreamState, TagChange};
 pub use metadata::Metadata;
 pub use payload::Payload;
 pub use query::{
     Checkpoint, Direction, EventQuery, Page, StreamCursor, StreamInfo, StreamPage, StreamQuery,
 };
-pub use store::{EventStore, EventStoreExt, Fold, Folded};
+pub use store::{EventStore, EventStoreExt};
 pub use stream::{ExpectedVersion, MAX_NAME, Position, StreamId, StreamKey, StreamVersion, Tag};
 pub use subscription::Subscription;
 pub use upcast::Upcasters;

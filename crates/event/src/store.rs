@@ -3,11 +3,12 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use futures::{Stream, stream};
 
 use crate::{
-    Append, AppendCondition, Appended, Checkpoint, DecodeEvent, Decoded, Envelope, EventFilter,
-    EventQuery, Page, Position, RecordedEvent, StoreError, StreamId, StreamInfo, StreamPage,
+    Append, Appended, Checkpoint, DecodeEvent, Decoded, Envelope, EventFilter, EventQuery, Fold,
+    Folding, Page, Position, RecordedEvent, StoreError, StreamId, StreamInfo, StreamPage,
     StreamQuery, Subscription,
 };
 
@@ -71,52 +72,6 @@ macro_rules! forward_event_store {
 
 forward_event_store! { Arc<T> Box<T> }
 
-/// A state that is folded from the events of a filter, for a decision with a condition.
-///
-/// ```
-/// # use backstory_event::{DecodeEvent, Envelope, Event, Fold};
-/// # #[derive(serde::Serialize, serde::Deserialize, Event)]
-/// # #[event(prefix = "seat", crate = "backstory_event")]
-/// # enum SeatEvent { Taken, Left }
-/// #[derive(Default)]
-/// struct Seats(i32);
-///
-/// impl Fold for Seats {
-///     type Event = SeatEvent;
-///     fn fold(&mut self, envelope: &Envelope<SeatEvent>) {
-///         self.0 += match envelope.event {
-///             SeatEvent::Taken => 1,
-///             SeatEvent::Left => -1,
-///         };
-///     }
-/// }
-/// ```
-pub trait Fold: Default + Send {
-    /// The events that it knows; others are passed over.
-    type Event: DecodeEvent;
-
-    /// What an event does to the state.
-    fn fold(&mut self, envelope: &Envelope<Self::Event>);
-}
-
-/// A folded state, and up to where the log was read for it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Folded<S> {
-    /// The state.
-    pub state: S,
-    /// The filter it was folded from.
-    pub filter: EventFilter,
-    /// Up to where the log was read, also when nothing matched.
-    pub read_to: Checkpoint,
-}
-
-impl<S> Folded<S> {
-    /// The condition that the decision still holds: no further event of the filter.
-    pub fn condition(&self) -> AppendCondition {
-        AppendCondition::new(self.filter.clone(), self.read_to)
-    }
-}
-
 /// What every store can do because it is an [`EventStore`].
 #[async_trait]
 pub trait EventStoreExt: EventStore {
@@ -173,31 +128,10 @@ pub trait EventStoreExt: EventStore {
         Ok(envelopes)
     }
 
-    /// Folds the events of a filter into a state, and says up to where the log was read.
-    ///
-    /// # Errors
-    /// As [`EventStore::read`], and `Decode` when a known event does not decode.
-    async fn fold<S: Fold>(&self, filter: EventFilter) -> Result<Folded<S>, StoreError> {
-        let mut state = S::default();
-        let mut read_to = Checkpoint::START;
-        let mut query = Some(EventQuery::new(filter.clone()));
-        while let Some(current) = query {
-            let page = self.read(&current).await?;
-            for event in &page.events {
-                match event.decode()? {
-                    Decoded::Unknown => {}
-                    Decoded::One(envelope) => state.fold(&envelope),
-                    Decoded::Parts(parts) => parts.iter().for_each(|part| state.fold(part)),
-                }
-            }
-            read_to = page.checkpoint;
-            query = page.next;
-        }
-        Ok(Folded {
-            state,
-            filter,
-            read_to,
-        })
+    /// Folds the events of a filter into a state, and says up to where the log was read. Await it
+    /// as it is for the state of now, or see [`Folding`] for one of before.
+    fn fold<S: Fold>(&self, filter: EventFilter) -> Folding<'_, Self, S> {
+        Folding::new(self, filter)
     }
 
     /// The newest event's position and id; [`Checkpoint::START`] for an empty log.
@@ -210,6 +144,25 @@ pub trait EventStoreExt: EventStore {
             .await?;
         Ok(page
             .events
+            .first()
+            .map_or(Checkpoint::START, RecordedEvent::checkpoint))
+    }
+
+    /// The newest event that was recorded at this time or before: where the log ended then.
+    /// [`Checkpoint::START`] when nothing was there yet.
+    ///
+    /// # Errors
+    /// As [`EventStore::read`].
+    async fn position_at(&self, time: DateTime<Utc>) -> Result<Checkpoint, StoreError> {
+        let newest = EventQuery::new(EventFilter::all()).backward().limit(1);
+        // Events are recorded in microseconds.
+        let tick = TimeDelta::microseconds(1);
+        let query = match time.trunc_subsecs(6).checked_add_signed(tick) {
+            Some(behind) => newest.until(behind),
+            None => newest,
+        };
+        let found = self.collect(query).await?;
+        Ok(found
             .first()
             .map_or(Checkpoint::START, RecordedEvent::checkpoint))
     }
@@ -293,6 +246,5 @@ pub trait EventStoreExt: EventStore {
         subscription.first(timeout, decode).await
     }
 }
-
 
 impl<T: EventStore + ?Sized> EventStoreExt for T {}

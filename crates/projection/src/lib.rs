@@ -3,7 +3,8 @@
 //! A [`Projection`] turns events into a read model. [`Documents`] is the read model that needs no
 //! SQL: keyed JSON documents in collections. A [`Projector`] runs projections, each on its
 //! [`Schedule`], and each batch commits together with the projection's checkpoint: every event is
-//! in the read model exactly once, also after a crash.
+//! in the read model exactly once, also after a crash. [`Live`] is a state in memory that follows
+//! the log without being stored.
 //!
 //! # Tracing
 //! | name | kind | fields |
@@ -13,6 +14,7 @@
 //! | "a projection left events out" | event, warn | `projection`, `letters`, `first` (position), `reason` |
 //! | "another process moved the projection" | event, debug | `projection` |
 //! | "the shared reader of a projector failed" | event, debug | `error` |
+//! | "a live state ended" | event, warn | `error` |
 
 mod checkpoint;
 mod control;
@@ -21,6 +23,7 @@ mod engine;
 mod failure;
 mod host;
 mod letters;
+mod live;
 mod projection;
 mod projector;
 mod schedule;
@@ -39,6 +42,7 @@ pub use documents::{
 pub use failure::OnFailure;
 pub use host::{Host, Unit};
 pub use letters::{DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite};
+pub use live::{Live, LiveError};
 pub use projection::{NotResettable, Projection, Result};
 pub use projector::{
     Awaited, Letters, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,

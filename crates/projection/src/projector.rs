@@ -36,6 +36,7 @@ pub use board::{ProjectionState, ProjectionStatus};
 pub use error::{ProjectorError, ProjectorErrorKind};
 pub use letters::{Letters, ReplayReport};
 pub use running::{OneProjection, RunningProjector, ShutdownReport};
+pub(crate) use worker::message as panic_message;
 
 use crate::{
     Checkpoints, Control, DeadLetters, Host, Projection, Schedule, documents::check_name,

@@ -236,7 +236,11 @@ pub async fn a_fold_gives_a_state_and_its_boundary<F: Fixture>(fixture: &F) {
     let seat = |number| EventFilter::of::<SeatEvent>().and_tag(&tag(&format!("seat:{number}")));
     let fold = |filter| {
         let store = store.clone();
-        async move { within(store.fold::<Occupied>(filter)).await.unwrap() }
+        async move {
+            within(store.fold::<Occupied>(filter).into_future())
+                .await
+                .unwrap()
+        }
     };
     let empty = fold(seat(1)).await;
     assert_eq!(
@@ -294,7 +298,9 @@ pub async fn a_fold_over_many_pages_reads_to_the_end<F: Fixture>(fixture: &F) {
         (EventFilter::category("never"), Occupied(0)),
         (EventFilter::all(), Occupied(4)),
     ] {
-        let folded = within(store.fold::<Occupied>(filter)).await.unwrap();
+        let folded = within(store.fold::<Occupied>(filter).into_future())
+            .await
+            .unwrap();
         assert_eq!((folded.state, folded.read_to), (state, head(&store).await));
     }
 }
@@ -303,7 +309,9 @@ pub async fn the_last_seat_is_reserved_once<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let other = within(fixture.elsewhere()).await;
     let filter = || EventFilter::of::<SeatEvent>().and_tag(&tag("seat:1"));
-    let folded = within(store.fold::<Occupied>(filter())).await.unwrap();
+    let folded = within(store.fold::<Occupied>(filter()).into_future())
+        .await
+        .unwrap();
     // All have seen the free seat, none the others; each writes to a stream of its own.
     let attempts = (0..16).map(|buyer| {
         let handle = if buyer % 2 == 0 {

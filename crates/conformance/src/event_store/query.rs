@@ -155,7 +155,7 @@ pub async fn bounds_of_versions_hold<F: Fixture>(fixture: &F) {
 }
 
 /// Events with three different times, and the times.
-async fn three_times(store: &impl EventStore) -> Vec<RecordedEvent> {
+pub(super) async fn three_times(store: &impl EventStore) -> Vec<RecordedEvent> {
     let todo = stream("todo", "1");
     let mut stored: Vec<RecordedEvent> = Vec::new();
     // No time is waited for: the clock moves on while events are stored.

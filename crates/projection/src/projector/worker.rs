@@ -261,7 +261,8 @@ async fn caught(code: impl Future<Output = crate::Result>) -> crate::Result {
         .unwrap_or_else(|panic| Err(Panicked(message(&*panic)).into()))
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),

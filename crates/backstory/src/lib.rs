@@ -10,11 +10,14 @@
 //! | `sqlite` | `sqlite:`, the embedded store; needs a C compiler |
 //! | `postgres` | `postgres:`, the production store |
 //! | `postgres-tls` | TLS for connections to Postgres |
+//! | `axum` | `ReceiptLayer`: reading one's own writes over HTTP |
 //! | `test-util` | given / when / then, and a runtime in memory |
 //!
 //! The smallest complete program is `examples/smallest.rs` of this crate.
 
 pub use backstory_aggregate as aggregate;
+#[cfg(feature = "axum")]
+pub use backstory_axum as axum;
 pub use backstory_command as command;
 pub use backstory_event as event;
 pub use backstory_projection as projection;

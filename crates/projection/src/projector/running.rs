@@ -7,7 +7,7 @@ use futures::future::{join_all, try_join_all};
 use tokio::{
     sync::{oneshot, watch},
     task::AbortHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -229,6 +229,7 @@ impl RunningProjector {
         awaited: &Awaited,
         deadline: Duration,
     ) -> Result<(), ProjectorError> {
+        let began = Instant::now();
         let concerned: Vec<_> = concerned.collect();
         let position = awaited.checkpoint.position;
         let reached = concerned.iter().map(|remote| async move {
@@ -239,7 +240,8 @@ impl RunningProjector {
             Ok(reached) => drop(reached?),
             Err(_) => return Err(timed_out(&concerned, position, deadline)),
         }
-        self.prove(awaited.checkpoint, deadline).await
+        let rest = deadline.saturating_sub(began.elapsed());
+        self.prove(awaited.checkpoint, rest).await
     }
 
     /// The events that were waited for are in the read model, and not left out.

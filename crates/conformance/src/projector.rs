@@ -6,6 +6,7 @@ pub mod ledger;
 mod lifecycle;
 mod replicas;
 mod schedules;
+mod starts;
 mod waiting;
 
 pub use delivery::*;
@@ -13,6 +14,7 @@ pub use failures::*;
 pub use lifecycle::*;
 pub use replicas::*;
 pub use schedules::*;
+pub use starts::*;
 pub use waiting::*;
 
 /// One test per case of the suite of the projector.
@@ -47,6 +49,13 @@ macro_rules! projector_suite {
             a_full_batch_does_not_wait
             a_periodic_projection_runs_once_in_each_interval
             a_trigger_runs_a_projection_now
+            a_cron_projection_runs_at_its_times
+            a_projection_that_runs_once_finishes
+            a_projection_begins_behind_a_position
+            a_projection_begins_at_a_time
+            a_start_of_now_is_kept
+            several_processes_begin_at_one_place
+            a_start_beyond_the_end_is_refused
             waiting_ends_the_debounce
             waiting_concerns_those_who_want_the_events
             waiting_for_a_failing_projection_gets_its_error

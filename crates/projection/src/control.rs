@@ -187,6 +187,8 @@ pub enum RowState {
     Paused,
     /// It failed, and will try again.
     Failing,
+    /// It was to run once, and has run.
+    Finished,
     /// It does nothing any more, after an error that time does not heal.
     Stopped,
 }
@@ -216,7 +218,8 @@ macro_rules! words {
 words!(OrderKind, "order":
     Pause = "pause", Resume = "resume", Trigger = "trigger", Reset = "reset",);
 words!(RowState, "state of a projection":
-    Idle = "idle", Running = "running", Paused = "paused", Failing = "failing", Stopped = "stopped",);
+    Idle = "idle", Running = "running", Paused = "paused", Failing = "failing",
+    Finished = "finished", Stopped = "stopped",);
 
 /// A word in the database that this program does not know: a newer one wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstory_event::Position;
 
-use crate::{OnFailure, Schedule, schedule::Timing};
+use crate::{OnFailure, Schedule, schedule::Timing, ticks::Ticks};
 
 mod suspects;
 
@@ -82,8 +82,8 @@ pub(crate) struct Engine {
     /// Up to here somebody asked it to run, or waits.
     asked: Position,
     awaited: Position,
-    /// When a periodic schedule runs next; and that it shall run now.
-    tick: Option<Time>,
+    /// When the schedule's time comes; and that it has come.
+    ticks: Ticks,
     look: bool,
     failures: u32,
     suspects: Suspects,
@@ -103,14 +103,15 @@ impl Engine {
         head: Position,
         jitter: u64,
     ) -> Self {
-        let (asked, tick, look) = match schedule.timing {
+        let (asked, look) = match schedule.timing {
             // What is in the log already has waited long enough.
-            Timing::Continuous { .. } => (head, None, false),
-            Timing::Periodic { every, immediately } => {
-                (Position::START, Some(now + every), immediately)
+            Timing::Continuous { .. } | Timing::Once => (head, false),
+            Timing::Periodic { immediately, .. } | Timing::Cron { immediately, .. } => {
+                (Position::START, immediately)
             }
         };
         Self {
+            ticks: Ticks::new(&schedule.timing, now),
             schedule,
             mode: Mode::Active,
             standby: false,
@@ -121,7 +122,6 @@ impl Engine {
             buffer: None,
             asked,
             awaited: Position::START,
-            tick,
             look,
             failures: 0,
             suspects: Suspects::new(OnFailure::default()),
@@ -160,7 +160,9 @@ impl Engine {
         if self.suspects.is_condemned() {
             return Action::LeaveOut;
         }
-        self.pass_ticks(now);
+        if self.closing.is_none() && self.ticks.pass(now) {
+            self.look = true;
+        }
         if self.look {
             return Action::FindHead;
         }
@@ -180,10 +182,13 @@ impl Engine {
         let (events, full) = self
             .buffer
             .map_or((0, false), |buffer| (buffer.events, buffer.full));
-        let wanted = match (self.closing, self.schedule.timing) {
+        let wanted = match (self.closing, &self.schedule.timing) {
             (Some(up_to), _) => self.scanned < up_to,
             (None, Timing::Continuous { .. }) => true,
-            (None, Timing::Periodic { .. }) => self.scanned < self.asked.max(self.awaited),
+            (None, Timing::Periodic { .. } | Timing::Cron { .. }) => {
+                self.scanned < self.asked.max(self.awaited)
+            }
+            (None, Timing::Once) => self.scanned < self.asked,
         };
         if self.mode != Mode::Active || self.standby || blocked || full || !wanted {
             return 0;
@@ -222,6 +227,12 @@ impl Engine {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.mode == Mode::Stopped
+    }
+
+    /// It runs once, and has run.
+    pub(crate) fn is_finished(&self) -> bool {
+        let idle = self.buffer.is_none() && !self.fenced && self.mode == Mode::Active;
+        self.schedule.is_once() && idle && self.scanned >= self.asked && self.stored >= self.scanned
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -321,6 +332,11 @@ impl Engine {
         self.blocked_until = Some(now + least + Duration::from_micros(self.random() % spread));
     }
 
+    /// Where it begins has to be found before anything else.
+    pub(crate) fn lost(&mut self) {
+        self.fenced = true;
+    }
+
     /// The projection's progress was loaded anew; the buffer is empty.
     pub(crate) fn reloaded(&mut self, now: Time, stored: Position) {
         self.fenced = false;
@@ -418,7 +434,7 @@ impl Engine {
         let goal = match self.schedule.timing {
             Timing::Continuous { .. } => head,
             // A run that has begun is finished; no other one begins.
-            Timing::Periodic { .. } => self.asked,
+            Timing::Periodic { .. } | Timing::Cron { .. } | Timing::Once => self.asked,
         };
         let near = goal.get() - self.scanned.get() <= CLOSING_POSITIONS;
         self.closing = Some(if near { goal } else { self.scanned });
@@ -428,7 +444,10 @@ impl Engine {
     fn is_due(&self, now: Time) -> bool {
         let Some(buffer) = &self.buffer else {
             let behind = self.scanned.get() - self.stored.get();
-            let done = self.closing.is_some_and(|up_to| self.scanned >= up_to);
+            let done = match self.closing {
+                Some(up_to) => self.scanned >= up_to,
+                None => self.schedule.is_once() && self.scanned >= self.asked,
+            };
             return behind > 0
                 && (done || behind >= IDLE_POSITIONS || now >= self.stored_at + IDLE_PAUSE);
         };
@@ -447,7 +466,7 @@ impl Engine {
                 (buffer.latest + debounce).min(buffer.since + cap)
             }
             // It collects nothing between its runs.
-            Timing::Periodic { .. } => buffer.since,
+            Timing::Periodic { .. } | Timing::Cron { .. } | Timing::Once => buffer.since,
         }
     }
 
@@ -457,22 +476,8 @@ impl Engine {
             None if self.scanned > self.stored => Some(self.stored_at + IDLE_PAUSE),
             None => None,
         };
-        let tick = self.tick.filter(|_| self.closing.is_none());
+        let tick = self.ticks.next().filter(|_| self.closing.is_none());
         [work, tick].into_iter().flatten().min()
-    }
-
-    fn pass_ticks(&mut self, now: Time) {
-        let (Some(tick), Timing::Periodic { every, .. }) = (self.tick, self.schedule.timing) else {
-            return;
-        };
-        if now < tick || self.closing.is_some() {
-            return;
-        }
-        // Ticks that were missed are not made up for.
-        let missed = (now - tick).as_nanos() / every.as_nanos();
-        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-        self.tick = Some(tick + every.saturating_mul(missed.saturating_add(1)));
-        self.look = true;
     }
 
     /// A number that nobody has to guess well (xorshift).

@@ -16,6 +16,7 @@
 //! | "the shared reader of a projector failed" | event, debug | `error` |
 //! | "a live state ended" | event, warn | `error` |
 
+mod calendar;
 mod checkpoint;
 mod control;
 mod documents;
@@ -29,6 +30,7 @@ mod projector;
 mod schedule;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
+mod ticks;
 
 pub use checkpoint::{Checkpoints, CommitError, Progress, Step, Target};
 pub use control::{
@@ -48,4 +50,4 @@ pub use projector::{
     Awaited, Letters, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
     ProjectorErrorKind, ProjectorOptions, ReplayReport, RunningProjector, ShutdownReport,
 };
-pub use schedule::{Continuous, Periodic, Schedule};
+pub use schedule::{Continuous, Cron, Once, Periodic, Schedule, Start};

@@ -24,6 +24,7 @@ mod letters;
 mod ring;
 mod running;
 mod source;
+mod start;
 mod task;
 mod time;
 mod worker;
@@ -236,6 +237,9 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         let checkpoints: Arc<dyn Checkpoints> = Arc::new(self.store.clone());
         let letters: Arc<dyn DeadLetters> = Arc::new(self.store.clone());
         let head = log.head().await?;
+        for (worker, schedule) in &self.projections {
+            start::check(worker.name(), schedule.start, head.position)?;
+        }
         let ring = Arc::new(Ring::new(self.options.recent_events, head));
         let closing = watch::Sender::new(None);
         let leaving = watch::Sender::new(false);
@@ -264,12 +268,14 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         let mut remotes = Vec::new();
         let mut tasks = Vec::new();
         let projections = self.projections.into_iter().zip(&seats);
-        for (number, ((worker, schedule), seat)) in projections.enumerate() {
+        for (number, ((worker, mut schedule), seat)) in projections.enumerate() {
+            let (start, once) = (schedule.start, schedule.is_once());
             let progress = seat.progress.clone();
             // Behind the progress: see `Task::load`.
             let left_out = letters.count_letters(worker.name()).await?;
             let checkpoint = progress.checkpoint;
             let mut time = Timeline::new(Arc::clone(&self.clock));
+            schedule.count_from(time.begin());
             let jitter = jitter.wrapping_add(number as u64);
             let engine = Engine::new(
                 schedule,
@@ -301,6 +307,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
             });
             remotes.push(Remote {
                 name: worker.name(),
+                once,
                 filter,
                 snapshot: snapshot.subscribe(),
                 waiters: Arc::clone(&waiters),
@@ -325,12 +332,16 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
                 commands: receiver,
                 place: taken,
                 term: seat.term,
+                start,
+                // Whoever leads it for the first time is where it begins.
+                now: (seat.leads && seat.term == 1).then_some(head),
                 at: None,
                 pulse: Arc::clone(&pulse),
                 closing: closing.subscribe(),
             };
             task.take_place();
             task.left_out = Some(left_out);
+            task.find_start();
             task.publish(false);
             tasks.push(task);
         }

@@ -1,6 +1,11 @@
-//! When a projection runs.
+//! When a projection runs, and where it begins.
 
 use std::time::Duration;
+
+use backstory_event::{Invalid, Position};
+use chrono::{DateTime, TimeZone, Utc};
+
+use crate::calendar::Calendar;
 
 /// The most stored events of a batch, unless a schedule says otherwise.
 const MAX_BATCH: usize = 1_000;
@@ -8,28 +13,72 @@ const MAX_BATCH: usize = 1_000;
 /// The cap of a short debounce, unless a schedule says otherwise.
 const SHORT_CAP: Duration = Duration::from_secs(5);
 
-/// When a projection runs: as events come, or from time to time.
+/// When a projection runs: as events come, from time to time, or once.
 ///
 /// ```
 /// use std::time::Duration;
-/// use backstory_projection::Schedule;
+/// use backstory_projection::{Schedule, Start};
 ///
 /// let at_once = Schedule::continuous();
 /// let collected = Schedule::continuous().debounce(Duration::from_millis(50));
 /// let every_hour = Schedule::every(Duration::from_secs(3600)).immediately();
+/// let every_night = Schedule::cron("0 3 * * *")?;
+/// let once = Schedule::once();
+/// let from_now_on = Schedule::continuous().start_at(Start::Now);
+/// # Ok::<(), backstory_event::Invalid>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Schedule {
     pub(crate) timing: Timing,
     /// Stored events per batch.
     pub(crate) max_batch: usize,
+    pub(crate) start: Start,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Timing {
-    Continuous { debounce: Duration, cap: Duration },
-    Periodic { every: Duration, immediately: bool },
+    Continuous {
+        debounce: Duration,
+        cap: Duration,
+    },
+    Periodic {
+        every: Duration,
+        immediately: bool,
+    },
+    Cron {
+        calendar: Calendar,
+        immediately: bool,
+    },
+    Once,
 }
+
+/// Where a projection begins that has never run, or was reset. What is before is passed over.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// With the first event.
+    #[default]
+    Beginning,
+    /// Behind what is in the log when the first projector that runs it starts, or when it is reset.
+    /// Should that process die before it has stored this, it is the beginning: nothing is missed.
+    Now,
+    /// Behind this position.
+    Position(Position),
+    /// With what was recorded at this time or later.
+    Time(DateTime<Utc>),
+}
+
+/// What all schedules have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Common {
+    max_batch: usize,
+    start: Start,
+}
+
+const COMMON: Common = Common {
+    max_batch: MAX_BATCH,
+    start: Start::Beginning,
+};
 
 impl Schedule {
     /// As events come: at once, unless it is told to [`debounce`](Continuous::debounce).
@@ -37,18 +86,50 @@ impl Schedule {
         Continuous {
             debounce: Duration::ZERO,
             cap: None,
-            max_batch: MAX_BATCH,
+            common: COMMON,
         }
     }
 
     /// Once in each interval, with everything that came in between. The first run is after one
-    /// interval, unless it shall run [`immediately`](Periodic::immediately). Intervals below one
-    /// millisecond are one millisecond.
+    /// interval, unless it shall run [`immediately`](Periodic::immediately). Runs that were missed
+    /// are not made up for. Intervals below one millisecond are one millisecond.
     pub const fn every(interval: Duration) -> Periodic {
         Periodic {
             every: interval,
             immediately: false,
-            max_batch: MAX_BATCH,
+            common: COMMON,
+        }
+    }
+
+    /// At the times of a cron pattern, with everything that came in between: minute, hour, day of
+    /// the month, month, day of the week, and before them seconds if there are six fields. Times
+    /// are those of UTC, unless it is told another [`zone`](Cron::in_zone). Runs that were missed
+    /// are not made up for.
+    ///
+    /// # Errors
+    /// When it is no pattern, or one whose time never comes.
+    pub fn cron(pattern: &str) -> Result<Cron, Invalid> {
+        Ok(Cron {
+            calendar: Calendar::parse(pattern)?,
+            immediately: false,
+            common: COMMON,
+        })
+    }
+
+    /// Once: everything that is in the log when the projector starts, and perhaps what comes
+    /// meanwhile. Then it has [finished](crate::ProjectionState::Finished), until it is triggered.
+    pub const fn once() -> Once {
+        Once { common: COMMON }
+    }
+
+    pub(crate) fn is_once(&self) -> bool {
+        matches!(self.timing, Timing::Once)
+    }
+
+    /// Times of a calendar are counted from here.
+    pub(crate) fn count_from(&mut self, begin: DateTime<Utc>) {
+        if let Timing::Cron { calendar, .. } = &mut self.timing {
+            calendar.count_from(begin);
         }
     }
 }
@@ -58,7 +139,7 @@ impl Schedule {
 pub struct Continuous {
     debounce: Duration,
     cap: Option<Duration>,
-    max_batch: usize,
+    common: Common,
 }
 
 impl Continuous {
@@ -77,13 +158,6 @@ impl Continuous {
         self.cap = Some(cap);
         self
     }
-
-    /// The most stored events of a batch; so many run at once. At least 1; 1,000 by default.
-    #[must_use]
-    pub const fn max_batch(mut self, events: usize) -> Self {
-        self.max_batch = events;
-        self
-    }
 }
 
 /// A [`Schedule`] that runs from time to time.
@@ -91,7 +165,7 @@ impl Continuous {
 pub struct Periodic {
     every: Duration,
     immediately: bool,
-    max_batch: usize,
+    common: Common,
 }
 
 impl Periodic {
@@ -101,38 +175,110 @@ impl Periodic {
         self.immediately = true;
         self
     }
+}
 
-    /// The most stored events of a batch; a run takes as many batches as it needs. At least 1;
-    /// 1,000 by default.
+/// A [`Schedule`] that runs at times of a calendar.
+#[derive(Debug, Clone)]
+pub struct Cron {
+    calendar: Calendar,
+    immediately: bool,
+    common: Common,
+}
+
+impl Cron {
+    /// With the times of another zone: `chrono::Local`, a `FixedOffset`, a zone of the crate
+    /// `chrono-tz`. When its clocks are set forward over a time of the pattern, that runs right
+    /// behind; when they are set back, what comes twice runs once. Patterns that name no hour or
+    /// no minute (`*`, `*/5`) follow the clock: nothing runs in the hour that is left out, and all
+    /// of it in both that have one name.
     #[must_use]
-    pub const fn max_batch(mut self, events: usize) -> Self {
-        self.max_batch = events;
+    pub fn in_zone<Z>(mut self, zone: Z) -> Self
+    where
+        Z: TimeZone + Send + Sync + 'static,
+    {
+        self.calendar = self.calendar.in_zone(zone);
         self
+    }
+
+    /// Runs at the start too, not only at the first time that comes.
+    #[must_use]
+    pub fn immediately(mut self) -> Self {
+        self.immediately = true;
+        self
+    }
+}
+
+/// A [`Schedule`] that runs once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Once {
+    common: Common,
+}
+
+macro_rules! common {
+    ($($schedule:ty)*) => {$(
+        impl $schedule {
+            /// The most stored events of a batch; a run takes as many batches as it needs. At
+            /// least 1; 1,000 by default.
+            #[must_use]
+            pub const fn max_batch(mut self, events: usize) -> Self {
+                self.common.max_batch = events;
+                self
+            }
+
+            /// Where it begins while it has not stored a checkpoint. Other processes that run the
+            /// projection should say the same. The beginning by default.
+            #[must_use]
+            pub const fn start_at(mut self, start: Start) -> Self {
+                self.common.start = start;
+                self
+            }
+        }
+    )*};
+}
+
+common! { Continuous Periodic Cron Once }
+
+impl Common {
+    fn with(self, timing: Timing) -> Schedule {
+        Schedule {
+            timing,
+            max_batch: self.max_batch.max(1),
+            start: self.start,
+        }
     }
 }
 
 impl From<Continuous> for Schedule {
     fn from(continuous: Continuous) -> Self {
         let Continuous { debounce, cap, .. } = continuous;
-        Self {
-            timing: Timing::Continuous {
-                debounce,
-                cap: cap.unwrap_or(SHORT_CAP.max(debounce * 2)),
-            },
-            max_batch: continuous.max_batch.max(1),
-        }
+        continuous.common.with(Timing::Continuous {
+            debounce,
+            cap: cap.unwrap_or(SHORT_CAP.max(debounce * 2)),
+        })
     }
 }
 
 impl From<Periodic> for Schedule {
     fn from(periodic: Periodic) -> Self {
-        Self {
-            timing: Timing::Periodic {
-                every: periodic.every.max(Duration::from_millis(1)),
-                immediately: periodic.immediately,
-            },
-            max_batch: periodic.max_batch.max(1),
-        }
+        periodic.common.with(Timing::Periodic {
+            every: periodic.every.max(Duration::from_millis(1)),
+            immediately: periodic.immediately,
+        })
+    }
+}
+
+impl From<Cron> for Schedule {
+    fn from(cron: Cron) -> Self {
+        cron.common.with(Timing::Cron {
+            calendar: cron.calendar,
+            immediately: cron.immediately,
+        })
+    }
+}
+
+impl From<Once> for Schedule {
+    fn from(once: Once) -> Self {
+        once.common.with(Timing::Once)
     }
 }
 
@@ -143,7 +289,7 @@ mod tests {
     fn cap(schedule: Continuous) -> Duration {
         match Schedule::from(schedule).timing {
             Timing::Continuous { cap, .. } => cap,
-            Timing::Periodic { .. } => Duration::ZERO,
+            _ => Duration::ZERO,
         }
     }
 

@@ -93,6 +93,30 @@ pub async fn a_periodic_projection_runs_once_in_each_interval<F: Fixture>(fixtur
     until(&projector, |status| status.events_projected == 1).await;
 }
 
+pub async fn a_cron_projection_runs_at_its_times<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let nightly = Schedule::cron("0 3 * * *").unwrap().max_batch(4);
+    // It is midnight.
+    let (projector, clock) = run_by_hand(&store, nightly).await;
+    book(&store, 5).await;
+    until(&projector, |status| status.head.get() == 5).await;
+    clock.advance(HOUR * 3 - Duration::from_millis(1));
+    assert_eq!(status(&projector).events_projected, 0);
+    clock.advance(Duration::from_millis(1));
+    until(&projector, |status| status.events_projected == 5).await;
+    book(&store, 3).await;
+    until(&projector, |status| status.head.get() == 8).await;
+    // Nights that are missed are not made up for.
+    clock.advance(HOUR * 24 * 10 - Duration::from_millis(1));
+    until(&projector, |status| status.events_projected == 8).await;
+    book(&store, 1).await;
+    until(&projector, |status| status.head.get() == 9).await;
+    assert_eq!(status(&projector).events_projected, 8);
+    clock.advance(Duration::from_millis(1));
+    until(&projector, |status| status.events_projected == 9).await;
+    assert_eq!(seen(&store).await, (1..=9).collect::<Vec<_>>());
+}
+
 pub async fn a_trigger_runs_a_projection_now<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let schedules: [Schedule; 2] = [

@@ -389,4 +389,95 @@ fn a_reset_builds_again_at_once() {
     assert_eq!(world.ends(), [3, 3]);
 }
 
+#[test]
+fn a_schedule_that_runs_once_takes_what_is_there_and_rests() {
+    let mut world = World::new(Schedule::once().max_batch(2));
+    world.engine = Engine::new(
+        Schedule::once().max_batch(2).into(),
+        millis(0),
+        at(0),
+        at(5),
+        7,
+    );
+    assert!(!world.engine.is_finished());
+    world.append(5);
+    assert_eq!(world.ends(), [2, 4, 5]);
+    assert!(world.engine.is_finished());
+    world.append(3);
+    world.engine.awaited(at(8));
+    world.pass(millis(100_000));
+    assert_eq!(
+        world.ends(),
+        [2, 4, 5],
+        "neither events nor waiters move it"
+    );
+    assert!(world.engine.is_finished());
+    world.engine.triggered(at(8));
+    assert!(!world.engine.is_finished());
+    world.settle();
+    assert_eq!(world.ends(), [2, 4, 5, 7, 8]);
+    assert!(world.engine.is_finished());
+}
+
+#[test]
+fn what_runs_once_has_finished_when_its_checkpoint_is_stored() {
+    let once = || Engine::new(Schedule::once().into(), millis(0), at(0), at(5), 7);
+    // Nothing in the log is for it.
+    let mut engine = once();
+    engine.filled(millis(1), at(5), None, 0, false);
+    assert!(!engine.is_finished());
+    assert_eq!(engine.next(millis(1)), Action::Run, "it does not wait");
+    engine.committed(millis(1), at(5), None);
+    assert!(engine.is_finished());
+    assert_eq!(engine.next(millis(1)), Action::Wait(None));
+    engine.close(at(9));
+    assert_eq!(engine.next(millis(1)), Action::Stop);
+
+    let mut engine = once();
+    engine.filled(millis(1), at(5), Some(at(2)), 3, false);
+    engine.failed(millis(1));
+    assert!(!engine.is_finished());
+    engine.fenced(millis(2));
+    engine.reloaded(millis(60), at(3));
+    assert!(
+        !engine.is_finished(),
+        "the others have not got there either"
+    );
+    engine.reloaded(millis(60), at(5));
+    assert!(engine.is_finished());
+    // An empty log has nothing to wait for.
+    assert!(Engine::new(Schedule::once().into(), millis(0), at(0), at(0), 7).is_finished());
+}
+
+#[test]
+fn a_cron_schedule_runs_at_its_times() {
+    let mut schedule = Schedule::from(Schedule::cron("*/10 * * * * *").unwrap());
+    schedule.count_from("2020-01-01T00:00:03Z".parse().unwrap());
+    let mut world = World::new(schedule);
+    world.append(2);
+    world.pass(millis(6_999));
+    assert!(world.batches.is_empty());
+    world.pass(millis(1));
+    assert_eq!(world.batches, [(millis(7_000), 2)]);
+    world.append(1);
+    // Half a minute is missed: one run, and then the next time that comes.
+    world.now += millis(31_000);
+    world.settle();
+    assert_eq!(world.batches[1..], [(millis(38_000), 3)]);
+    world.append(1);
+    world.pass(millis(8_999));
+    assert_eq!(world.ends(), [2, 3]);
+    world.pass(millis(1));
+    assert_eq!(world.batches[2..], [(millis(47_000), 4)]);
+}
+
+#[test]
+fn a_cron_schedule_runs_immediately_if_it_shall() {
+    let mut world = World::new(Schedule::cron("0 3 * * *").unwrap().immediately());
+    world.append(2);
+    assert_eq!(world.ends(), [2]);
+    world.append(1);
+    assert_eq!(world.ends(), [2]);
+}
+
 mod failures;

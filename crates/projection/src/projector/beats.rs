@@ -93,6 +93,7 @@ impl Member {
                 Mode::Running | Mode::Standby => RowState::Running,
                 Mode::Paused => RowState::Paused,
                 Mode::Failing => RowState::Failing,
+                Mode::Finished => RowState::Finished,
                 Mode::Stopped | Mode::Ended => RowState::Stopped,
             },
             reason: snapshot.reason_if_any(),

@@ -34,6 +34,8 @@ pub enum ProjectionState {
         /// How often it failed since it last got on.
         attempts: u32,
     },
+    /// It was to run [once](crate::Schedule::once), and has run.
+    Finished,
     /// It does nothing any more: after an event that it failed on too often, an error that time does
     /// not heal, or a shutdown.
     Stopped {
@@ -48,6 +50,7 @@ impl fmt::Display for ProjectionState {
             Self::Running => f.write_str("running"),
             Self::Standby => f.write_str("standing by"),
             Self::Paused => f.write_str("paused"),
+            Self::Finished => f.write_str("finished"),
             Self::Failing { reason, attempts } => write!(f, "failing ({attempts}): {reason}"),
             Self::Stopped { reason } => write!(f, "stopped: {reason}"),
         }
@@ -111,6 +114,8 @@ pub(crate) enum Mode {
     Standby,
     Paused,
     Failing,
+    /// It was to run once, and has run.
+    Finished,
     Stopped,
     /// By a shutdown.
     Ended,
@@ -140,6 +145,7 @@ impl Snapshot {
             Mode::Running => ProjectionState::Running,
             Mode::Standby => ProjectionState::Standby,
             Mode::Paused => ProjectionState::Paused,
+            Mode::Finished => ProjectionState::Finished,
             Mode::Failing => ProjectionState::Failing {
                 reason,
                 attempts: self.attempts,
@@ -155,6 +161,7 @@ impl Snapshot {
         let kind = match self.mode {
             Mode::Running | Mode::Standby => return None,
             Mode::Paused => ProjectorErrorKind::Paused { projection, after },
+            Mode::Finished => ProjectorErrorKind::Finished { projection, after },
             Mode::Failing => ProjectorErrorKind::Failing {
                 projection,
                 after,
@@ -215,6 +222,8 @@ pub(crate) enum Command {
 /// How somebody reaches a projection's task.
 pub(crate) struct Remote {
     pub(crate) name: &'static str,
+    /// It runs once.
+    pub(crate) once: bool,
     pub(crate) filter: backstory_event::EventFilter,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) waiters: Arc<Waiters>,

@@ -62,6 +62,27 @@ pub enum ProjectorErrorKind {
         /// Up to where it got.
         after: Position,
     },
+    /// The projection was to run once, and has run: trigger it, or start it again.
+    #[error("projection `{projection}` has run once, up to position {after}: trigger it")]
+    Finished {
+        /// The projection.
+        projection: String,
+        /// Up to where it got.
+        after: Position,
+    },
+    /// The projection shall begin where the log does not reach yet.
+    #[error(
+        "projection `{projection}` shall begin behind position {start}, and the log ends at \
+         {end}: take a position that is in the log"
+    )]
+    StartBeyondTheEnd {
+        /// The projection.
+        projection: String,
+        /// Where it shall begin.
+        start: Position,
+        /// Where the log ends.
+        end: Position,
+    },
     /// The projection has stopped: by an error that time does not heal, or by a shutdown.
     #[error("projection `{projection}` stopped at position {after}: {reason}")]
     Stopped {
@@ -215,6 +236,11 @@ impl ProjectorError {
     /// True when a projection is paused.
     pub fn is_paused(&self) -> bool {
         matches!(self.kind(), ProjectorErrorKind::Paused { .. })
+    }
+
+    /// True when a projection was to run once, and has run.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.kind(), ProjectorErrorKind::Finished { .. })
     }
 
     /// True when a projection has stopped.

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     Awaited, ProjectionStatus, ProjectorOptions,
     beats::Pulse,
-    board::{Command, Remote, Snapshot},
+    board::{Command, Mode, Remote, Snapshot},
     error::{ProjectorError, ProjectorErrorKind},
     ring::Ring,
 };
@@ -48,7 +48,9 @@ impl RunningProjector {
     /// Waits until the read models contain a receipt's events: reading one's own writes.
     ///
     /// A receipt concerns the projections that want one of its events; a [`Checkpoint`], and a
-    /// receipt of a decision without events, concern all. Waiting ends their debounce.
+    /// receipt of a decision without events, concern all. Projections that run
+    /// [once](crate::Schedule::once) follow nothing, and are only waited for
+    /// [by name](Self::projection). Waiting ends the debounce.
     ///
     /// # Errors
     /// At once when such a projection is failing, paused or stopped and is not there yet; when it
@@ -72,7 +74,7 @@ impl RunningProjector {
         let concerned = self
             .remotes
             .iter()
-            .filter(|remote| awaited.concerns(&remote.filter));
+            .filter(|remote| !remote.once && awaited.concerns(&remote.filter));
         self.wait(concerned, &awaited, deadline).await
     }
 
@@ -84,6 +86,17 @@ impl RunningProjector {
     pub async fn catch_up(&self) -> Result<(), ProjectorError> {
         let head = self.log.head().await?;
         self.caught_up(Awaited::passed(head)).await
+    }
+
+    /// Waits until all projections that run [once](crate::Schedule::once) have finished.
+    ///
+    /// # Errors
+    /// At once when one of them is failing, paused or stopped.
+    pub async fn finished(&self) -> Result<(), ProjectorError> {
+        let once = self.remotes.iter().filter(|remote| remote.once);
+        try_join_all(once.map(Remote::until_finished))
+            .await
+            .map(drop)
     }
 
     /// One projection. Its name is checked when something is asked of it.
@@ -321,11 +334,20 @@ impl Remote {
     /// Waits until the read model contains a position.
     async fn reach(&self, position: Position) -> Result<(), ProjectorError> {
         let _waiting = self.waiters.register(position);
+        self.until(|snapshot| snapshot.reached >= position).await
+    }
+
+    async fn until_finished(&self) -> Result<(), ProjectorError> {
+        self.until(|snapshot| snapshot.mode == Mode::Finished).await
+    }
+
+    /// Waits for a state, unless it will not come by itself soon.
+    async fn until(&self, there: impl Fn(&Snapshot) -> bool) -> Result<(), ProjectorError> {
         let mut snapshots = self.snapshot.clone();
         loop {
             {
                 let snapshot = snapshots.borrow_and_update();
-                if snapshot.reached >= position {
+                if there(&snapshot) {
                     return Ok(());
                 }
                 if let Some(trouble) = snapshot.trouble(self.name) {
@@ -351,7 +373,7 @@ impl Remote {
     pub(super) fn ended(&self) -> ProjectorError {
         let snapshot = self.snapshot.borrow();
         let ended = Snapshot {
-            mode: super::board::Mode::Ended,
+            mode: Mode::Ended,
             ..snapshot.clone()
         };
         ProjectorError::with_source(

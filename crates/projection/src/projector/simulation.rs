@@ -23,7 +23,7 @@ use super::*;
 use crate::{
     self as projection, Beat, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
     DocumentStore, DocumentWrite, Documents, LetterCount, LetterQuery, OnFailure, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Raise, Roster, Seat, Step,
+    OrderOutcome, Progress, ProjectionRow, Raise, Roster, Seat, Start, Step,
     failure::Outcome,
     test_util::{MemoryDocuments, block_on},
 };
@@ -108,6 +108,9 @@ struct Model {
     /// Whether letters are discarded from now on.
     over: AtomicBool,
     policy: OnFailure,
+    /// Where the second ledger begins, and what its schedule is.
+    start: Start,
+    rhythm: u64,
 }
 
 impl Store {
@@ -119,6 +122,8 @@ impl Store {
             1 => OnFailure::skip(),
             _ => OnFailure::park(),
         };
+        let mut dice = Dice(seed);
+        let start = [Start::Beginning, Start::Position(Position::new(3))];
         Self(Arc::new(Model {
             roster: Mutex::default(),
             clock: clock.clone(),
@@ -128,8 +133,10 @@ impl Store {
             policy: policy.after(attempts),
             log: Mutex::default(),
             documents: MemoryDocuments::default(),
-            dice: Mutex::new(Dice(seed)),
             faults: AtomicBool::new(true),
+            start: start[dice.below(2) as usize],
+            rhythm: dice.below(3),
+            dice: Mutex::new(dice),
         }))
     }
 
@@ -145,11 +152,16 @@ impl Store {
         self.0.dice.lock().unwrap().below(sides)
     }
 
-    fn wanted(&self, up_to: Position) -> Vec<i64> {
+    /// What a ledger should hold of the log up to there.
+    fn wanted(&self, name: &str, up_to: Position) -> Vec<i64> {
+        let start = match self.0.start {
+            Start::Position(start) if name == LEDGERS[1] => start,
+            _ => Position::START,
+        };
         let log = self.log();
         let up_to = log.iter().take_while(|event| event.position() <= up_to);
         up_to
-            .filter(|event| event.name().starts_with("money."))
+            .filter(|event| event.name().starts_with("money.") && event.position() > start)
             .map(|event| event.position().get())
             .collect()
     }
@@ -219,7 +231,7 @@ impl Store {
             assert!(letters.is_empty() && seen.is_sorted(), "{seen:?}");
         }
         all.sort_unstable();
-        assert_eq!(all, self.wanted(up_to), "each event exactly once");
+        assert_eq!(all, self.wanted(name, up_to), "each event exactly once");
         if self.0.policy.outcome == Outcome::Park {
             for key in 0..3 {
                 self.check_order(&key.to_string(), &seen, &letters);
@@ -269,7 +281,8 @@ impl EventStore for Store {
             let limit = query.limit.unwrap_or(100);
             let after = query.after.position.get() as usize;
             if query.direction == backstory_event::Direction::Backward {
-                let events = log.iter().rev().take(limit).cloned().collect();
+                let newest = log.iter().rev().filter(|event| query.matches(event));
+                let events = newest.take(limit).cloned().collect();
                 return Ok(Page {
                     events,
                     checkpoint: query.after,
@@ -439,6 +452,21 @@ impl Process {
         let debounce = Duration::from_millis([0, 0, 50, 500][store.below(4) as usize]);
         let max_batch = [1, 2, 5, 1_000][store.below(4) as usize];
         let every = Duration::from_millis(1 + store.below(2_000));
+        let second: Schedule = match store.0.rhythm {
+            0 => Schedule::every(every)
+                .max_batch(max_batch)
+                .start_at(store.0.start)
+                .into(),
+            1 => Schedule::once()
+                .max_batch(max_batch)
+                .start_at(store.0.start)
+                .into(),
+            _ => Schedule::cron("*/2 * * * * *")
+                .unwrap()
+                .max_batch(max_batch)
+                .start_at(store.0.start)
+                .into(),
+        };
         let recent = [1, 4, 1_000][store.below(3) as usize];
         let starting = Projector::new(store)
             .with(
@@ -447,10 +475,7 @@ impl Process {
                     .debounce(debounce)
                     .max_batch(max_batch),
             )
-            .with(
-                Ledger::<1>(store.clone()),
-                Schedule::every(every).max_batch(max_batch),
-            )
+            .with(Ledger::<1>(store.clone()), second)
             .with_clock(Arc::new(clock.clone()))
             .with_lease_clock(Arc::new(clock.clone()))
             .with_options(ProjectorOptions::default().with_recent_events(recent))
@@ -532,7 +557,7 @@ impl Process {
             let name = self.running.remotes[number].name;
             store.check(name);
             let (_, up_to) = store.ledger(name);
-            let missing = store.wanted(store.head()).len() - store.wanted(up_to).len();
+            let missing = store.wanted(name, store.head()).len() - store.wanted(name, up_to).len();
             assert_eq!(missing, 0, "{name} is complete");
             let replayed = self.ask(number, clock, |answer| {
                 Command::Replay(Letters::All, answer)
@@ -631,6 +656,8 @@ fn simulate(seed: u64) {
     let clock = ManualClock::default();
     let store = Store::new(seed, &clock);
     let resets = store.below(2) == 0;
+    // A start beyond the end would be refused.
+    (0..3).for_each(|_| store.push());
     let mut processes: [Option<Process>; 2] = [Process::start(&store, &clock), None];
     let two = store.below(2) == 0;
 
@@ -670,7 +697,8 @@ fn simulate(seed: u64) {
                 let reached = remote.snapshot.borrow().reached;
                 let (_, up_to) = store.ledger(remote.name);
                 store.check(remote.name);
-                let behind = store.wanted(reached).len() - store.wanted(up_to.min(reached)).len();
+                let wanted = |up_to| store.wanted(remote.name, up_to).len();
+                let behind = wanted(reached) - wanted(up_to.min(reached));
                 assert_eq!(behind, 0, "it says that it is farther than it is");
             }
         }
@@ -696,6 +724,9 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
     for process in processes.iter_mut().flatten() {
         for remote in &process.running.remotes {
             waiting.push(remote.waiters.register(store.head()));
+            // What has run once does not mind who waits.
+            let triggered = remote.commands.try_send(Command::Trigger(store.head()));
+            assert!(triggered.is_ok(), "its commands were obeyed");
         }
     }
     let head = store.head();

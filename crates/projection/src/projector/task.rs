@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use backstory_event::{EventStore, EventStoreExt, Position, RecordedEvent, StoreErrorKind};
+use backstory_event::{
+    Checkpoint, EventStore, EventStoreExt, Position, RecordedEvent, StoreErrorKind,
+};
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
@@ -13,11 +15,12 @@ use super::{
     board::{Command, Mode, Snapshot, Waiters},
     error::{Elsewhere, ProjectorError, ProjectorErrorKind, SharedError, chain},
     source::Source,
+    start,
     time::Timeline,
     worker::{Batch, BatchError, Failure, Worker},
 };
 use crate::{
-    Checkpoints, DeadLetters, LetterCount, OrderKind, Progress,
+    Checkpoints, DeadLetters, LetterCount, OrderKind, Progress, Start,
     engine::{Action, Engine},
 };
 
@@ -49,6 +52,9 @@ pub(crate) struct Task {
     /// The place that was taken last.
     pub(crate) term: i64,
     pub(crate) at: Option<DateTime<Utc>>,
+    pub(crate) start: Start,
+    /// Where [`Start::Now`] is, until it is stored.
+    pub(crate) now: Option<Checkpoint>,
     pub(crate) pulse: Arc<Pulse>,
     /// The end of the log when the projector is to shut down.
     pub(crate) closing: watch::Receiver<Option<Position>>,
@@ -184,9 +190,49 @@ impl Task {
     }
 
     async fn reload(&mut self) {
+        match self.begin().await {
+            Ok(()) => self.now = None,
+            Err(BatchError::Fenced) => return self.engine.fenced(self.time.now()),
+            Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
+                return self.failed(error);
+            }
+        }
         match self.load().await {
             Ok((progress, left_out)) => self.rewind(progress, Some(left_out)),
             Err(error) => self.failed(Arc::new(error)),
+        }
+    }
+
+    /// Moves a progress that is at the start of the log to where the projection begins.
+    async fn begin(&mut self) -> Result<(), BatchError> {
+        if self.start == Start::Beginning {
+            return Ok(());
+        }
+        let progress = self.checkpoints.load_progress(self.worker.name()).await?;
+        if progress.checkpoint.position > Position::START {
+            return Ok(());
+        }
+        let to = start::find(&*self.log, self.start, self.now).await?;
+        if to.position > Position::START {
+            let nothing = Batch {
+                from: &progress,
+                events: &[],
+                to,
+                parked: Default::default(),
+                failure: None,
+                now: self.time.clock(),
+            };
+            self.worker.run(nothing).await?;
+        }
+        Ok(())
+    }
+
+    /// Before anything else is done, the start is stored: whatever happens then, nothing behind it
+    /// is passed over.
+    pub(crate) fn find_start(&mut self) {
+        let is_at_start = self.progress.checkpoint.position == Position::START;
+        if self.start != Start::Beginning && is_at_start && !self.engine.is_standby() {
+            self.engine.lost();
         }
     }
 
@@ -209,6 +255,7 @@ impl Task {
             let head = self.source.head();
             self.rewind(place.progress, None);
             self.engine.leads(self.time.now(), stored, head);
+            self.find_start();
             self.error = None;
         } else if !place.leads {
             let stored = place.progress.checkpoint.position;
@@ -310,14 +357,16 @@ impl Task {
             }));
         }
         let mut last = None;
-        let head = self.log.head().await?.position;
+        let head = self.log.head().await?;
         for _ in 0..RESET_ATTEMPTS {
             let progress = self.checkpoints.load_progress(name).await?;
             match self.worker.reset(&progress).await {
                 Ok(progress) => {
                     self.rewind(progress, Some(LetterCount::default()));
                     self.error = None;
-                    self.engine.reset(self.time.now(), head);
+                    self.engine.reset(self.time.now(), head.position);
+                    self.now = Some(head);
+                    self.find_start();
                     return Ok(());
                 }
                 Err(BatchError::Fenced) => {}
@@ -344,6 +393,7 @@ impl Task {
             () if engine.is_stopped() => Mode::Stopped,
             () if ended => Mode::Ended,
             () if engine.is_paused() => Mode::Paused,
+            () if engine.is_finished() => Mode::Finished,
             () if engine.is_standby() && self.error.is_some() => Mode::Failing,
             () if engine.is_standby() => Mode::Standby,
             () if engine.failures() > 0 => Mode::Failing,

@@ -10,6 +10,8 @@ use crate::engine::Time;
 
 /// How long a look at the clock may take.
 const TOLERANCE: Duration = Duration::from_millis(5);
+/// A sleep does not count the time while the machine sleeps too: the clock is looked at so often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 pub(crate) struct Timeline {
     clock: Arc<dyn Clock>,
@@ -40,6 +42,11 @@ impl Timeline {
         self.clock.now()
     }
 
+    /// The time of the clock that it counts from.
+    pub(crate) fn begin(&self) -> DateTime<Utc> {
+        self.begin
+    }
+
     fn begin_sleep(&mut self, until: Time) -> BoxFuture<'static, ()> {
         loop {
             let now = self.now();
@@ -61,6 +68,7 @@ impl Timeline {
     /// Waits until then, or less. Cancel-safe: a sleep that was begun goes on, so that time passes
     /// also while the clock of the machine is set back.
     pub(crate) async fn sleep_until(&mut self, until: Time) {
+        let until = until.min(self.now().saturating_add(LONGEST_SLEEP));
         if self.sleep.as_ref().is_none_or(|(end, _)| *end > until) {
             self.sleep = Some((until, self.begin_sleep(until)));
         }

@@ -22,10 +22,10 @@ fn on(server: &TestCluster, database: &TestDatabase) -> String {
     server.url(database.url().rsplit_once('/').unwrap().1)
 }
 
-/// Waits until a replica has got all that its primary has written.
+/// Waits until a replica has got all that its primary has made durable: it is sent nothing else.
 async fn caught_up(primary: &str, replica: &mut PgConnection) {
     let mut primary = raw(primary).await;
-    let written: String = scalar(&mut primary, "SELECT pg_current_wal_lsn()::text").await;
+    let written: String = scalar(&mut primary, "SELECT pg_current_wal_flush_lsn()::text").await;
     let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn");
     within(async { while !scalar::<bool>(replica, &replayed).await {} }).await;
 }

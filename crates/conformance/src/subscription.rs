@@ -265,15 +265,19 @@ pub async fn a_wait_in_vain_says_how_far_it_looked<F: Fixture>(fixture: &F) {
     put(&store, &todo, &["added", "added"]).await;
     let end = head(&store).await;
     let done = || FilterItem::new().name("done").into();
-    let mut looked = Checkpoint::START;
     // Whoever goes on from there gets to the end, however short each wait is.
-    while looked != end {
-        let moment = Duration::from_millis(20);
-        match refusal(within(store.await_event(done(), looked, moment)).await) {
-            StoreErrorKind::TimedOut { read_to, .. } => looked = read_to,
-            kind => panic!("{kind:?}"),
+    let looked = within(async {
+        let mut looked = Checkpoint::START;
+        while looked != end {
+            let moment = Duration::from_millis(20);
+            match refusal(store.await_event(done(), looked, moment).await) {
+                StoreErrorKind::TimedOut { read_to, .. } => looked = read_to,
+                kind => panic!("{kind:?}"),
+            }
         }
-    }
+        looked
+    })
+    .await;
     put(&store, &todo, &["done", "done"]).await;
     let next = store.await_event(done(), looked, PATIENCE);
     assert_eq!(within(next).await.unwrap().position(), position(3));

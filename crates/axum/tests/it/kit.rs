@@ -23,8 +23,8 @@ use backstory_event::{
     Append, Appended, Envelope, Event, EventStore, ExpectedVersion, NewEvent, StreamId,
 };
 use backstory_projection::{
-    self as projection, Checkpoints, Control, DocumentReader, DocumentStore, Documents, Projection,
-    Projector, RunningProjector, Schedule,
+    self as projection, Checkpoints, Control, DeadLetters, DocumentReader, DocumentStore,
+    Documents, Projection, Projector, RunningProjector, Schedule,
 };
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
@@ -87,9 +87,12 @@ impl Projection<Documents> for Counter {
 }
 
 /// What a store does here.
-pub(crate) trait Store: EventStore + Checkpoints + Control + DocumentStore + Clone {}
+pub(crate) trait Store:
+    EventStore + Checkpoints + Control + DeadLetters + DocumentStore + Clone
+{
+}
 
-impl<S: EventStore + Checkpoints + Control + DocumentStore + Clone> Store for S {}
+impl<S: EventStore + Checkpoints + Control + DeadLetters + DocumentStore + Clone> Store for S {}
 
 pub(crate) async fn click<S: Store>(store: &S) -> Appended {
     let event = NewEvent::of(&Click::Counted).unwrap();

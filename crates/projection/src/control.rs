@@ -23,6 +23,8 @@ pub struct Beat {
     pub owner: Uuid,
     /// What people call it.
     pub process: String,
+    /// Where it runs, for others on the same machine; nothing when that cannot be told.
+    pub origin: Option<String>,
     /// How long the leases that it takes or keeps last from now on.
     pub lease: Duration,
     /// Its projections.
@@ -57,6 +59,8 @@ pub struct Seat {
     pub projection: String,
     /// True when the process leads it: the only one to project until its lease ends.
     pub leads: bool,
+    /// Who leads it, when it is another process.
+    pub leader: Option<Leader>,
     /// How often the leader has changed.
     pub term: i64,
     /// How far it is. Its epoch rises with each term: what an earlier leader still tries to
@@ -68,6 +72,15 @@ pub struct Seat {
     pub trouble: Option<String>,
     /// What the leader is to do, in order. They come again until they are answered.
     pub orders: Vec<Order>,
+}
+
+/// The process that leads a projection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Who it is.
+    pub owner: Uuid,
+    /// Where it runs.
+    pub origin: Option<String>,
 }
 
 /// What somebody wants of a projection.

@@ -34,8 +34,8 @@ mod ticks;
 
 pub use checkpoint::{Checkpoints, CommitError, Progress, Step, Target};
 pub use control::{
-    Answer, Beat, Control, Operator, OperatorError, Order, OrderKind, OrderOutcome, ProjectionRow,
-    Raise, Report, Roster, RowState, Seat, UnknownWord,
+    Answer, Beat, Control, Leader, Operator, OperatorError, Order, OrderKind, OrderOutcome,
+    ProjectionRow, Raise, Report, Roster, RowState, Seat, UnknownWord,
 };
 pub use documents::{
     Collection, Cursor, DocumentError, DocumentErrorKind, DocumentKey, DocumentList, DocumentPage,

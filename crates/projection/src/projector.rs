@@ -21,6 +21,7 @@ mod board;
 mod error;
 mod failures;
 mod letters;
+mod origin;
 mod ring;
 mod running;
 mod source;

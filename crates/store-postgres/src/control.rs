@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
     UnknownWord,
 };
 use serde_json::{Value, json};
@@ -39,6 +39,7 @@ impl PostgresStore {
         let rows = sqlx::query(self.sql().beat.text())
             .bind(beat.owner)
             .bind(&beat.process)
+            .bind(&beat.origin)
             .bind(lease)
             .bind(Json(reports.collect::<Value>()))
             .bind(Json(answers.collect::<Value>()))
@@ -96,11 +97,20 @@ fn seat(row: &PgRow) -> Result<Seat, Error> {
     let progress = progress(row)?;
     let orders: Option<Json<Vec<(i64, String)>>> = row.try_get(8)?;
     let orders = orders.map(|Json(orders)| orders).unwrap_or_default();
+    let leads = row.try_get(5)?;
+    let leader = match (leads, row.try_get(9)?) {
+        (false, Some(owner)) => Some(Leader {
+            owner,
+            origin: row.try_get(10)?,
+        }),
+        _ => None,
+    };
     Ok(Seat {
         projection: progress.projection.clone(),
         progress,
         paused: row.try_get(4)?,
-        leads: row.try_get(5)?,
+        leads,
+        leader,
         term: row.try_get(6)?,
         trouble: row.try_get(7)?,
         // What this program does not know is left to newer ones.

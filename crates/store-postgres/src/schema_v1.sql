@@ -82,6 +82,7 @@ CREATE TABLE {s}.projection (
   paused boolean NOT NULL DEFAULT false,
   owner uuid,
   process text,
+  origin text, -- where that process runs
   term bigint NOT NULL DEFAULT 0, -- how often the leader has changed
   leased_until timestamptz,
   state text COLLATE "C" NOT NULL DEFAULT 'idle',
@@ -376,9 +377,10 @@ END $$;
 -- What a process says of its projections, and is told about them. Whoever leads one from now on is
 -- the only one to commit: an earlier leader is fenced by the epoch. What somebody else has locked
 -- just now is left for the next time.
-CREATE FUNCTION {s}.beat_v1(owner_ uuid, process_ text, lease_ interval, reports_ jsonb, answers_ jsonb)
+CREATE FUNCTION {s}.beat_v1(
+  owner_ uuid, process_ text, origin_ text, lease_ interval, reports_ jsonb, answers_ jsonb)
 RETURNS TABLE (name_ text, position_ bigint, event_id_ uuid, epoch_ bigint, paused_ boolean, leads_ boolean,
-  term_ bigint, trouble_ text, orders_ jsonb)
+  term_ bigint, trouble_ text, orders_ jsonb, leader_ uuid, leader_origin_ text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   now_ timestamptz := clock_timestamp();
@@ -410,7 +412,7 @@ BEGIN
   END IF;
   UPDATE {s}.projection p
     SET term = p.term + CASE WHEN p.owner IS DISTINCT FROM owner_ THEN 1 ELSE 0 END,
-      owner = owner_, process = process_, leased_until = now_ + lease_, state = q.state, reason = q.reason,
+      owner = owner_, process = process_, origin = origin_, leased_until = now_ + lease_, state = q.state, reason = q.reason,
       reached = q.reached, head = q.head, behind_since = q.behind_since, rate = q.rate, seen_at = now_
     FROM jsonb_to_recordset(reports_) AS q(projection text, state text, reason text, reached bigint, head bigint,
       behind_since timestamptz, rate float8)
@@ -420,7 +422,8 @@ BEGIN
       p.owner IS NOT DISTINCT FROM owner_, p.term,
       CASE WHEN p.owner IS DISTINCT FROM owner_ AND p.state IN ('failing', 'stopped') THEN p.reason END,
       CASE WHEN p.owner = owner_ THEN (SELECT jsonb_agg(jsonb_build_array(o.id, o.kind) ORDER BY o.id)
-        FROM {s}.projection_order o WHERE o.projection = p.name AND o.answered_at IS NULL) END
+        FROM {s}.projection_order o WHERE o.projection = p.name AND o.answered_at IS NULL) END,
+      p.owner, p.origin
     FROM jsonb_to_recordset(reports_) AS q(projection text)
     JOIN {s}.projection p ON p.name = q.projection
     LEFT JOIN {s}.progress t ON t.projection = p.name;

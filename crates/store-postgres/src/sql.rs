@@ -308,8 +308,9 @@ statements! {
     progress = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
         WHERE $1::text IS NULL OR t.projection = $1 ORDER BY t.projection";
 
-    beat = "SELECT t.name_, t.position_, t.event_id_, t.epoch_, t.paused_, t.leads_, t.term_, t.trouble_, t.orders_ \
-        FROM {s}.beat_v1($1, $2, $3 * interval '1 microsecond', $4::jsonb, $5::jsonb) t";
+    beat = "SELECT t.name_, t.position_, t.event_id_, t.epoch_, t.paused_, t.leads_, t.term_, t.trouble_, t.orders_, \
+          t.leader_, t.leader_origin_ \
+        FROM {s}.beat_v1($1, $2, $3, $4 * interval '1 microsecond', $5::jsonb, $6::jsonb) t";
 
     leave = "UPDATE {s}.projection p SET owner = NULL, leased_until = NULL WHERE p.owner = $1";
 

@@ -175,6 +175,7 @@ CREATE TABLE backstory_projection (
     paused       INTEGER NOT NULL DEFAULT 0,
     owner        BLOB,
     process      TEXT,
+    origin       TEXT, -- where that process runs
     term         INTEGER NOT NULL DEFAULT 0, -- how often the leader has changed
     leased_until INTEGER,
     state        TEXT    NOT NULL DEFAULT 'idle',

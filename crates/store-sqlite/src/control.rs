@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
     UnknownWord,
 };
 use chrono::{DateTime, Utc};
@@ -147,7 +147,8 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     .await?;
     sqlx::query(
         "UPDATE backstory_projection AS p
-         SET term = p.term + (p.owner IS NOT ?2), owner = ?2, process = ?4, leased_until = ?3 + ?5,
+         SET term = p.term + (p.owner IS NOT ?2), owner = ?2, process = ?4, origin = ?6,
+             leased_until = ?3 + ?5,
              state = q.value ->> 'state', reason = q.value ->> 'reason',
              reached = q.value ->> 'reached', head = q.value ->> 'head',
              behind_since = q.value ->> 'behind_since', rate = q.value ->> 'rate', seen_at = ?3
@@ -160,12 +161,13 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     .bind(now)
     .bind(&beat.process)
     .bind(lease)
+    .bind(&beat.origin)
     .execute(&mut *connection)
     .await?;
     let rows = sqlx::query(
         "SELECT p.name, coalesce(t.position, 0), coalesce(t.event_id, zeroblob(16)), coalesce(t.epoch, 0),
              p.paused, p.owner = ?2, p.term,
-             iif(p.owner <> ?2 AND p.state IN ('failing', 'stopped'), p.reason, NULL)
+             iif(p.owner <> ?2 AND p.state IN ('failing', 'stopped'), p.reason, NULL), p.owner, p.origin
          FROM json_each(?1) q JOIN backstory_projection p ON p.name = q.value ->> 'projection'
              LEFT JOIN backstory_progress t ON t.projection = p.name
          ORDER BY q.key",
@@ -210,11 +212,20 @@ fn progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
 
 fn seat(row: &SqliteRow) -> Result<Seat, sqlx::Error> {
     let progress = progress(row)?;
+    let leads = row.try_get(5)?;
+    let leader = match (leads, row.try_get(8)?) {
+        (false, Some(owner)) => Some(Leader {
+            owner,
+            origin: row.try_get(9)?,
+        }),
+        _ => None,
+    };
     Ok(Seat {
         projection: progress.projection.clone(),
         progress,
         paused: row.try_get(4)?,
-        leads: row.try_get(5)?,
+        leads,
+        leader,
         term: row.try_get(6)?,
         trouble: row.try_get(7)?,
         orders: Vec::new(),

@@ -28,6 +28,7 @@ fn beat(owner: Uuid, lease: Duration) -> Beat {
     Beat {
         owner,
         process: "by hand".to_owned(),
+        origin: None,
         lease,
         reports: vec![Report {
             projection: LEDGER.to_owned(),

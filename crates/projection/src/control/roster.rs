@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Answer, Beat, Order, OrderKind, OrderOutcome, ProjectionRow, Report, RowState, Seat};
+use super::{
+    Answer, Beat, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, Report, RowState, Seat,
+};
 use crate::Progress;
 
 /// How many answered orders are remembered.
@@ -32,6 +34,7 @@ struct Row {
 struct Lease {
     owner: Uuid,
     process: String,
+    origin: Option<String>,
     until: DateTime<Utc>,
 }
 
@@ -69,6 +72,7 @@ impl Roster {
                 row.lease = Some(Lease {
                     owner: beat.owner,
                     process: beat.process.clone(),
+                    origin: beat.origin.clone(),
                     until,
                 });
                 row.report = Some(report.clone());
@@ -80,6 +84,10 @@ impl Roster {
             seats.push(Seat {
                 projection: name.clone(),
                 leads,
+                leader: row.lease.as_ref().filter(|_| !leads).map(|lease| Leader {
+                    owner: lease.owner,
+                    origin: lease.origin.clone(),
+                }),
                 term: row.term,
                 progress: progress(name, raise),
                 paused: row.paused,

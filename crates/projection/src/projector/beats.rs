@@ -1,7 +1,7 @@
 //! The one task of a projector that speaks with other processes, through the store: it keeps the
 //! leases, tells how the projections are doing, and passes on what is wanted of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{
     board::{Command, Mode, Snapshot, Waiters},
+    origin,
     ring::Ring,
     time::Timeline,
 };
@@ -129,6 +130,7 @@ pub(crate) struct Beats {
     control: Arc<dyn Control>,
     owner: Uuid,
     process: String,
+    origin: Option<String>,
     lease: Duration,
     time: Timeline,
     ring: Arc<Ring>,
@@ -164,17 +166,22 @@ impl Beats {
         let beat = Beat {
             owner,
             process: process.clone(),
+            origin: origin::own(),
             lease,
             reports,
             answers: Vec::new(),
         };
-        let seats = control.beat(&beat).await?;
+        let mut seats = control.beat(&beat).await?;
+        if send_off(&*control, &seats).await {
+            seats = control.beat(&beat).await?;
+        }
         // The next beat has more to tell.
         pulse.now.notify_one();
         let beats = Self {
             control,
             owner,
             process,
+            origin: beat.origin,
             lease,
             time,
             ring,
@@ -227,6 +234,7 @@ impl Beats {
         let beat = Beat {
             owner: self.owner,
             process: self.process.clone(),
+            origin: self.origin.clone(),
             lease: self.lease,
             reports: members.map(|one| one.report(begun, &self.ring)).collect(),
             answers: self.answers.clone(),
@@ -246,6 +254,9 @@ impl Beats {
             self.answers.clear();
             for seat in &seats {
                 self.seat(seat);
+            }
+            if send_off(&*self.control, &seats).await {
+                self.pulse.now.notify_one();
             }
         }
         if self.time.now() >= self.until {
@@ -330,6 +341,21 @@ impl Report {
             rate: 0.0,
         }
     }
+}
+
+/// Gives back the leases of leaders that have ended on this machine. True when there were any.
+async fn send_off(control: &dyn Control, seats: &[Seat]) -> bool {
+    let leaders = seats.iter().filter_map(|seat| seat.leader.as_ref());
+    let gone: BTreeSet<Uuid> = leaders
+        .filter(|leader| leader.origin.as_deref().is_some_and(origin::has_ended))
+        .map(|leader| leader.owner)
+        .collect();
+    let mut any = false;
+    for owner in gone {
+        let left = control.leave(owner).await;
+        any |= left.is_ok();
+    }
+    any
 }
 
 /// Waits until the projector ends, in order or not.

@@ -79,8 +79,9 @@ async fn replica() {
     };
     let options = PostgresOptions::default().with_projection_idle_timeout(LEASE);
     let store = PostgresStore::connect_with(&url, options).await.unwrap();
+    let lease = std::env::var("TAKEOVER_LEASE").unwrap().parse().unwrap();
     let options = ProjectorOptions::default()
-        .with_lease(LEASE)
+        .with_lease(Duration::from_secs(lease))
         .with_process(std::process::id().to_string());
     let projector = Projector::new(&store)
         .with(Tally, Schedule::continuous().max_batch(7))
@@ -94,10 +95,11 @@ async fn replica() {
 struct Replicas(Vec<Child>);
 
 impl Replicas {
-    fn start(&mut self, url: &str) {
+    fn start(&mut self, url: &str, lease: Duration) {
         let child = Command::new(own_program())
             .args(["--exact", "takeover::replica", "--nocapture"])
             .env("TAKEOVER_URL", url)
+            .env("TAKEOVER_LEASE", lease.as_secs().to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -172,11 +174,15 @@ async fn processes_that_die_or_freeze_lose_and_repeat_nothing() {
     )
     .await;
     let mut replicas = Replicas(Vec::new());
-    for _ in 0..REPLICAS {
-        replicas.start(database.url());
-    }
+    // On one machine it is seen at once that a process is gone, however long its lease is.
+    replicas.start(database.url(), Duration::from_secs(3_600));
     vote(&store, 20).await;
-    let mut leads = next_leader(&store, None).await;
+    let first = next_leader(&store, None).await;
+    replicas.kill(first);
+    for _ in 0..REPLICAS {
+        replicas.start(database.url(), LEASE);
+    }
+    let mut leads = next_leader(&store, Some(first)).await;
     for round in 0..6 {
         let begun = Instant::now();
         let before = leads;
@@ -188,7 +194,7 @@ async fn processes_that_die_or_freeze_lose_and_repeat_nothing() {
             replicas.kill(before);
             busy.await.unwrap();
             leads = next_leader(&store, Some(before)).await;
-            replicas.start(database.url());
+            replicas.start(database.url(), LEASE);
         } else {
             run(
                 &mut admin,

@@ -1,9 +1,9 @@
 //! Who leads which projection, how it is doing, and what is wanted of it.
 
 use async_trait::async_trait;
-use backstory_event::{Checkpoint, EventId, Position, StoreError};
+use backstory_event::{Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, RowState, Seat,
     UnknownWord,
 };
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     PostgresStore,
     error::store_error,
+    projections::progress,
     session::{Lease, retry},
     sql::Statement,
 };
@@ -79,18 +80,6 @@ impl PostgresStore {
 /// A text that the server takes: an error may hold anything.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
-}
-
-fn progress(row: &PgRow) -> Result<Progress, Error> {
-    let event_id: Uuid = row.try_get(2)?;
-    Ok(Progress {
-        projection: row.try_get(0)?,
-        checkpoint: Checkpoint {
-            position: Position::new(row.try_get(1)?),
-            event_id: EventId::from_uuid(event_id),
-        },
-        epoch: row.try_get(3)?,
-    })
 }
 
 fn seat(row: &PgRow) -> Result<Seat, Error> {

@@ -89,7 +89,8 @@ impl PostgresStore {
     }
 }
 
-fn progress(row: &PgRow) -> Result<Progress, Error> {
+/// The progress in the first four columns of a row.
+pub(crate) fn progress(row: &PgRow) -> Result<Progress, Error> {
     let event_id: Uuid = row.try_get(2)?;
     Ok(Progress {
         projection: row.try_get(0)?,

@@ -158,16 +158,17 @@ impl Reader {
         limit: usize,
         near: bool,
     ) -> Result<Result<Found, StoreError>, Error> {
-        let mut statement = statement(&self.schema, query, self.window, limit, self.server);
+        let whole = || statement(&self.schema, query, self.window, limit, self.server);
+        let mut statement = (!near).then(whole);
         let read = async {
             let mut lease = Lease::of(&self.pool).await?;
             let mut found = Found::default();
-            let rows = match near {
-                true => sqlx::query(self.sql.tail.text())
+            let rows = match &mut statement {
+                None => sqlx::query(self.sql.tail.text())
                     .bind(query.after.position.get())
                     .bind(NEAR)
                     .fetch(&mut *lease),
-                false => statement.build().fetch(&mut *lease),
+                Some(statement) => statement.build().fetch(&mut *lease),
             };
             let result = found.take(rows, query).await;
             if found.cut || matches!(result, Ok(Err(_))) {

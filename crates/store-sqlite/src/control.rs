@@ -1,9 +1,9 @@
 //! Who leads which projection, how it is doing, and what is wanted of it.
 
 use async_trait::async_trait;
-use backstory_event::{Checkpoint, EventId, Position, StoreError};
+use backstory_event::{Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RowState, Seat,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, RowState, Seat,
     UnknownWord,
 };
 use chrono::{DateTime, Utc};
@@ -11,7 +11,7 @@ use serde_json::json;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use crate::SqliteStore;
+use crate::{SqliteStore, progress::progress};
 
 /// Answered orders are kept for a day.
 const KEPT: i64 = 24 * 3600 * 1_000_000;
@@ -197,17 +197,6 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
         }
     }
     Ok(seats)
-}
-
-fn progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
-    Ok(Progress {
-        projection: row.try_get(0)?,
-        checkpoint: Checkpoint {
-            position: Position::new(row.try_get(1)?),
-            event_id: EventId::from_uuid(row.try_get(2)?),
-        },
-        epoch: row.try_get(3)?,
-    })
 }
 
 fn seat(row: &SqliteRow) -> Result<Seat, sqlx::Error> {

@@ -42,7 +42,8 @@ impl Checkpoints for SqliteStore {
     }
 }
 
-fn progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
+/// The progress in the first four columns of a row.
+pub(crate) fn progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
     Ok(Progress {
         projection: row.try_get(0)?,
         checkpoint: Checkpoint {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     bench::{Bench, Ground},
     follow::micros,
-    report::{Figure, Key, Sample, Series, Target},
+    report::Sample,
 };
 
 const CASE: &str = "visible";
@@ -89,16 +89,4 @@ pub async fn ours(bench: &Bench, ground: Ground) -> Result<Vec<Sample>, BoxError
         }
     }
     Ok(all)
-}
-
-pub fn figures(ours: &Series) -> Vec<Figure> {
-    let figure = |(key, value): (&Key, f64)| {
-        let figure = Figure::new(key, value, None);
-        match key.text("stat") {
-            "p50" => figure.target(Target::AtMost(1.5)),
-            "p99" => figure.target(Target::AtMost(10.0)),
-            _ => figure,
-        }
-    };
-    ours.medians().map(figure).collect()
 }

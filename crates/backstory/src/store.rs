@@ -14,7 +14,7 @@ use backstory_event::{
 use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
     DocumentReader, DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Seat, Step,
+    OrderOutcome, Progress, ProjectionRow, Seat, Step, Turn,
 };
 use uuid::Uuid;
 
@@ -254,7 +254,7 @@ impl Control for Store {
         self.0.list_projections().await
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         self.0.order(projection, kind).await
     }
 
@@ -305,5 +305,9 @@ impl DocumentStore for Store {
         step: &Step,
     ) -> Result<(), CommitError> {
         self.0.commit_documents(writes, step).await
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.0.turn_documents(turn).await
     }
 }

@@ -1,6 +1,7 @@
 //! What can be asked for.
 
 use backstory_store_postgres::OptionalIndex;
+use chrono::{DateTime, Utc};
 use clap::{
     Parser, Subcommand,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
@@ -72,6 +73,78 @@ pub(crate) enum Projections {
     Trigger(OneProjection),
     /// Empty the read model of one, and let it be built again from the start of the log
     Reset(OneProjection),
+    /// Let one go back, and project again what is behind that place
+    ///
+    /// The read model is not emptied: it must bear to see events twice.
+    Rewind {
+        #[command(flatten)]
+        one: OneProjection,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Build a new read model of one beside what is read, and let it take over when it has caught up
+    ///
+    /// Shows how it is doing until it has ended. It goes on when this command is interrupted.
+    Rebuild {
+        #[command(flatten)]
+        one: OneProjection,
+        /// Do not wait until it has ended
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Give up a rebuild: what is read stays
+    AbortRebuild(OneProjection),
+    /// Read again what was read before the last rebuild
+    RollBack(OneProjection),
+    /// Drop what was read before the last rebuild
+    DropPrevious(OneProjection),
+    /// Show the events that one has left out
+    Letters {
+        #[command(flatten)]
+        one: OneProjection,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Project events that one has left out
+    Replay {
+        #[command(flatten)]
+        one: OneProjection,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Forget events that one has left out, without projecting them
+    Discard {
+        #[command(flatten)]
+        one: OneProjection,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Place {
+    /// Back to behind this position; 0 is the beginning
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) to_position: Option<i64>,
+    /// Back to the first event of this time or later: 2026-01-31T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to_time: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Those of this key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// That of the event at this position
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) position: Option<i64>,
 }
 
 #[derive(Debug, clap::Args)]

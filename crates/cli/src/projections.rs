@@ -2,41 +2,178 @@
 
 use std::{io::Write, time::Duration};
 
-use backstory_projection::{Operator, OperatorError, ProjectionRow, RowState};
+use backstory_event::{Position, StoreError};
+use backstory_projection::{
+    DeadLetter, DeadLetters, LetterQuery, Letters, Operator, OperatorError, OrderKind,
+    ProjectionRow, RowState, Start,
+};
 use backstory_store_postgres::{Migrations, PostgresOptions, PostgresStore, Wake};
+use chrono::SecondsFormat;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::{
-    args::{Database, OneProjection, Projections},
+    args::{Database, OneProjection, Place, Projections, Which},
     run::{Result, advise, print, url},
 };
 
 pub(crate) async fn projections(command: Projections, out: &mut impl Write) -> Result<u8> {
-    let (one, said) = match command {
+    let (one, order, said) = match command {
         Projections::List { database, json } => return list(&database, json, out).await,
-        Projections::Pause(one) => (one, "paused"),
-        Projections::Resume(one) => (one, "goes on"),
-        Projections::Trigger(one) => (one, "runs now"),
-        Projections::Reset(one) => (one, "emptied; it is built again"),
+        Projections::Letters { one, json } => return letters(&one, json, out).await,
+        Projections::Rebuild { one, no_wait } => return rebuild(&one, no_wait, out).await,
+        Projections::Pause(one) => (one, OrderKind::Pause, "paused"),
+        Projections::Resume(one) => (one, OrderKind::Resume, "goes on"),
+        Projections::Trigger(one) => (one, OrderKind::Trigger, "runs now"),
+        Projections::Reset(one) => (one, OrderKind::Reset, "emptied; it is built again"),
+        Projections::Rewind { one, place } => (one, OrderKind::Rewind(start(&place)), "rewound"),
+        Projections::AbortRebuild(one) => (one, OrderKind::AbortRebuild, "rebuild aborted"),
+        Projections::RollBack(one) => (one, OrderKind::RollBack, "rolled back"),
+        Projections::DropPrevious(one) => (one, OrderKind::DropPrevious, "previous one dropped"),
+        Projections::Replay { one, which } => (one, OrderKind::Replay(these(which)), ""),
+        Projections::Discard { one, which } => (one, OrderKind::Discard(these(which)), ""),
     };
-    let OneProjection { name, database, .. } = &one;
-    let store = open(database).await?;
-    let operator = Operator::new(&store).with_patience(Duration::from_secs(one.patience));
-    let process = match said {
-        "paused" => operator.pause(name).await,
-        "goes on" => operator.resume(name).await,
-        "runs now" => operator.trigger(name).await.map(Some),
-        _ => operator.reset(name).await.map(Some),
-    };
+    let store = open(&one.database).await?;
+    let done = operator(&store, &one).tell(&one.name, &order).await;
     store.close().await;
-    let process = process.map_err(|error| match error {
-        OperatorError::Store(error) => advise(&error),
-        error => error.to_string(),
-    })?;
-    match process {
-        Some(process) => print(out, &format!("{name}: {said}, in {process}\n")),
+    let done = done.map_err(advise_operator)?;
+    let name = &one.name;
+    match done {
+        Some(done) => {
+            let note = done
+                .note
+                .map_or_else(String::new, |note| format!(": {note}"));
+            print(out, &format!("{name}: {said}{note}, in {}\n", done.process))
+        }
         None => print(out, &format!("{name}: {said}; no process runs it now\n")),
     }
+}
+
+fn operator(store: &PostgresStore, one: &OneProjection) -> Operator {
+    Operator::new(store).with_patience(Duration::from_secs(one.patience))
+}
+
+fn advise_operator(error: OperatorError) -> String {
+    match error {
+        OperatorError::Store(error) => advise(&error),
+        error => error.to_string(),
+    }
+}
+
+fn start(place: &Place) -> Start {
+    match (place.to_position, place.to_time) {
+        (_, Some(time)) => Start::Time(time),
+        (position, None) => Start::Position(Position::new(position.unwrap_or_default())),
+    }
+}
+
+fn these(which: Which) -> Letters {
+    match which {
+        Which { key: Some(key), .. } => Letters::Key(key),
+        Which {
+            position: Some(position),
+            ..
+        } => Letters::At(Position::new(position)),
+        _ => Letters::All,
+    }
+}
+
+/// Begins a rebuild and shows it until it has ended: as a bar on a terminal.
+async fn rebuild(one: &OneProjection, no_wait: bool, out: &mut impl Write) -> Result<u8> {
+    let OneProjection { name, database, .. } = one;
+    let store = open(database).await?;
+    let operator = operator(&store, one);
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{prefix} [{bar:40}] {percent:>3} %  {human_pos} of {human_len}  {msg}",
+    )?);
+    bar.set_prefix(name.clone());
+    let rebuilt = async {
+        let done = operator.rebuild(name).await?;
+        if !no_wait {
+            operator.rebuilt(name, |row| show(row, &bar)).await?;
+        }
+        Ok(done)
+    };
+    let rebuilt = rebuilt.await;
+    bar.finish_and_clear();
+    store.close().await;
+    let done = rebuilt.map_err(advise_operator)?;
+    let said = match no_wait {
+        true => "is being rebuilt",
+        false => "rebuilt; what was read before is kept",
+    };
+    print(out, &format!("{name}: {said}, in {}\n", done.process))
+}
+
+fn show(row: &ProjectionRow, bar: &ProgressBar) {
+    let Some(rebuild) = &row.rebuild else { return };
+    bar.set_length(row.head.get().unsigned_abs());
+    bar.set_position(rebuild.reached.get().unsigned_abs());
+    let left = rebuild.remaining(row.head);
+    let left = left.map_or_else(
+        || "waiting".to_owned(),
+        |left| format!("{} left", HumanDuration(left)),
+    );
+    bar.set_message(match &rebuild.reason {
+        Some(reason) => format!("failing: {reason}"),
+        None => format!("{:.0}/s, {left}", rebuild.rate),
+    });
+}
+
+async fn letters(one: &OneProjection, json: bool, out: &mut impl Write) -> Result<u8> {
+    let store = open(&one.database).await?;
+    let mut query = LetterQuery::of(&*one.name);
+    let mut found = Vec::new();
+    let read = async {
+        loop {
+            let page = store.list_letters(&query).await?;
+            let Some(last) = page.last() else {
+                return Ok::<_, StoreError>(());
+            };
+            query = query.clone().after(last.position);
+            found.extend(page);
+        }
+    };
+    let read = read.await;
+    store.close().await;
+    read.map_err(|error| advise(&error))?;
+    if json {
+        let letters: serde_json::Value = found.iter().map(letter).collect();
+        return print(out, &format!("{letters}\n"));
+    }
+    if found.is_empty() {
+        return print(out, &format!("{}: nothing was left out\n", one.name));
+    }
+    for letter in &found {
+        let parked = if letter.parked { ", parked" } else { "" };
+        let said = format!(
+            "{} {} of {}, key {}{parked}, {} attempts, {}\n  {}\n",
+            letter.position,
+            letter.name,
+            letter.stream,
+            letter.key,
+            letter.attempts,
+            letter.at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            letter.reason,
+        );
+        print(out, &said)?;
+    }
+    Ok(0)
+}
+
+fn letter(letter: &DeadLetter) -> serde_json::Value {
+    json!({
+        "position": letter.position.get(),
+        "event_id": letter.event_id.as_uuid().to_string(),
+        "name": letter.name,
+        "category": letter.stream.category(),
+        "stream_key": letter.stream.key(),
+        "key": letter.key,
+        "attempts": letter.attempts,
+        "parked": letter.parked,
+        "at": letter.at,
+        "reason": letter.reason,
+    })
 }
 
 /// A store that changes no tables, starts no listener and takes few connections.
@@ -79,6 +216,14 @@ fn object(row: &ProjectionRow) -> serde_json::Value {
         "process": row.process,
         "seen_at": row.seen_at,
         "reason": row.reason,
+        "rebuild": row.rebuild.as_ref().map(|rebuild| json!({
+            "state": rebuild.state.as_str(),
+            "reached": rebuild.reached.get(),
+            "positions_per_second": rebuild.rate,
+            "seconds_left": rebuild.remaining(row.head).map(|left| left.as_secs_f64()),
+            "reason": rebuild.reason,
+        })),
+        "previous": row.previous.as_ref().map(|one| one.checkpoint.position.get()),
     })
 }
 
@@ -120,6 +265,13 @@ fn table(rows: &[ProjectionRow]) -> String {
         let row = number.checked_sub(1).and_then(|row| rows.get(row));
         if let Some(reason) = row.and_then(|row| row.reason.as_deref()) {
             text += &format!("  {reason}\n");
+        }
+        if let Some(rebuild) = row.and_then(|row| row.rebuild.as_ref()) {
+            let state = rebuild.state.as_str();
+            let reason = rebuild.reason.as_deref().unwrap_or_default();
+            let said = format!("  rebuild {state} at {}: {reason}", rebuild.reached);
+            text += said.trim_end_matches(": ");
+            text.push('\n');
         }
     }
     text

@@ -4,6 +4,8 @@ mod delivery;
 mod failures;
 pub mod ledger;
 mod lifecycle;
+mod orders;
+mod rebuilds;
 mod replicas;
 mod schedules;
 mod starts;
@@ -12,6 +14,8 @@ mod waiting;
 pub use delivery::*;
 pub use failures::*;
 pub use lifecycle::*;
+pub use orders::*;
+pub use rebuilds::*;
 pub use replicas::*;
 pub use schedules::*;
 pub use starts::*;
@@ -81,6 +85,15 @@ macro_rules! projector_suite {
             orders_that_nobody_takes_are_taken_back
             rows_say_how_projections_are_doing
             a_process_that_is_dropped_gives_its_leases_back
+            a_rewind_projects_again_what_is_behind
+            letters_are_replayed_and_discarded_by_order
+            a_rebuild_takes_the_place_of_what_is_read
+            what_is_read_goes_on_during_a_rebuild
+            a_rebuild_that_is_aborted_leaves_nothing
+            a_rebuild_that_fails_leaves_what_is_read_alone
+            a_rebuild_goes_on_in_another_process
+            a_rebuild_swaps_the_letters_too
+            what_cannot_change_places_says_so
         ]);
     };
 }

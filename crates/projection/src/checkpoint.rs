@@ -14,8 +14,8 @@ pub struct Progress {
     pub projection: String,
     /// Up to where its read model contains the log.
     pub checkpoint: Checkpoint,
-    /// How often something else than a batch changed the read model: a reset, replayed or discarded
-    /// letters. A batch that began before can no longer commit.
+    /// How often something else than a batch changed the read model: a reset, a rewind, replayed or
+    /// discarded letters. A batch that began before can no longer commit.
     pub epoch: i64,
 }
 
@@ -48,6 +48,9 @@ pub enum Target {
     Advance(Checkpoint),
     /// The read model changed behind the checkpoint, which stays: epoch one higher.
     Amend,
+    /// The read model stays, but what is behind here is projected once more; the letters of what is
+    /// behind are gone. Epoch one higher.
+    Rewind(Checkpoint),
     /// The read model is empty again, and no letter is left: checkpoint at the start, epoch one
     /// higher.
     Reset,
@@ -74,6 +77,7 @@ impl Step {
     pub fn result(&self) -> Progress {
         let (checkpoint, epoch) = match self.to {
             Target::Advance(checkpoint) => (checkpoint, self.from.epoch),
+            Target::Rewind(checkpoint) => (checkpoint, self.from.epoch + 1),
             Target::Amend => (self.from.checkpoint, self.from.epoch + 1),
             Target::Reset => (Checkpoint::START, self.from.epoch + 1),
         };
@@ -94,6 +98,14 @@ pub enum CommitError {
     Fenced {
         /// The projection.
         projection: String,
+    },
+    /// It cannot be done. Nothing was changed.
+    #[error("projection `{projection}`: {reason}")]
+    Refused {
+        /// The projection.
+        projection: String,
+        /// Why not.
+        reason: String,
     },
     /// The store failed.
     #[error(transparent)]

@@ -11,9 +11,11 @@ use uuid::Uuid;
 use crate::Progress;
 
 mod operator;
+mod order;
 mod roster;
 
-pub use operator::{Operator, OperatorError};
+pub use operator::{Done, Operator, OperatorError};
+pub use order::OrderKind;
 pub use roster::{Raise, Roster};
 
 /// What a process says of its projections, again and again.
@@ -50,6 +52,21 @@ pub struct Report {
     pub behind_since: Option<DateTime<Utc>>,
     /// Events that it was given per second, lately.
     pub rate: f64,
+    /// How its rebuild is doing, while there is one.
+    pub rebuild: Option<RebuildReport>,
+}
+
+/// How a rebuild is doing in the process that leads the projection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RebuildReport {
+    /// What it is doing.
+    pub state: RowState,
+    /// The error that it fails with.
+    pub reason: Option<String>,
+    /// Up to here the new read model contains the log.
+    pub reached: Position,
+    /// Positions of the log that it passes per second, lately.
+    pub rate: f64,
 }
 
 /// What a process is told about one of its projections.
@@ -66,6 +83,8 @@ pub struct Seat {
     /// How far it is. Its epoch rises with each term: what an earlier leader still tries to
     /// commit is fenced.
     pub progress: Progress,
+    /// How far the read model is that is being built beside the live one, if one is.
+    pub rebuild: Option<Progress>,
     /// True when it shall not run.
     pub paused: bool,
     /// The error that the leader's projection fails with.
@@ -92,27 +111,13 @@ pub struct Order {
     pub kind: OrderKind,
 }
 
-/// What can be wanted of a projection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OrderKind {
-    /// Not to run until it is resumed, also after a restart.
-    Pause,
-    /// To run again: after a pause, after an error that stopped it, and at once after a failure.
-    Resume,
-    /// To run now, whatever its schedule says.
-    Trigger,
-    /// To empty its read model and to build it again.
-    Reset,
-}
-
 /// What became of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The order's number.
     pub id: i64,
-    /// Done, or why not.
-    pub outcome: Result<(), String>,
+    /// What was done, in words if there is something to say; or why not.
+    pub outcome: Result<Option<String>, String>,
 }
 
 /// What is known of an order.
@@ -125,6 +130,8 @@ pub enum OrderOutcome {
     Done {
         /// What people call it.
         process: String,
+        /// What came of it, if there is something to say.
+        note: Option<String>,
     },
     /// It could not be done.
     Failed {
@@ -161,6 +168,59 @@ pub struct ProjectionRow {
     pub process: Option<String>,
     /// When that process was last heard of.
     pub seen_at: Option<DateTime<Utc>>,
+    /// The read model that is being built beside the live one, if one is.
+    pub rebuild: Option<Rebuild>,
+    /// How far the read model is that was the live one before the last rebuild, if it is kept.
+    pub previous: Option<Progress>,
+}
+
+/// A read model that is being built beside the live one.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Rebuild {
+    /// Its checkpoint.
+    pub progress: Progress,
+    /// What it is doing; [`RowState::Idle`] when no process leads the projection.
+    pub state: RowState,
+    /// The error that it fails with.
+    pub reason: Option<String>,
+    /// Up to here it contains the log, as its leader said last.
+    pub reached: Position,
+    /// Positions of the log that it passes per second, lately.
+    pub rate: f64,
+}
+
+impl Rebuild {
+    /// A rebuild of which nothing is known but how far it is.
+    pub fn new(progress: Progress, state: RowState) -> Self {
+        Self {
+            state,
+            reason: None,
+            reached: progress.checkpoint.position,
+            rate: 0.0,
+            progress,
+        }
+    }
+
+    /// What its leader says of it.
+    #[must_use]
+    pub fn reported(mut self, report: RebuildReport) -> Self {
+        self.reached = self.reached.max(report.reached);
+        self.state = report.state;
+        self.reason = report.reason;
+        self.rate = report.rate;
+        self
+    }
+
+    /// How long it takes until it has come to the end of the log, at its rate; nothing when it
+    /// stands still.
+    pub fn remaining(&self, head: Position) -> Option<Duration> {
+        let left = head.get().saturating_sub(self.reached.get()).max(0);
+        match left {
+            0 => Some(Duration::ZERO),
+            _ => Duration::try_from_secs_f64(left as f64 / self.rate).ok(),
+        }
+    }
 }
 
 impl ProjectionRow {
@@ -178,6 +238,8 @@ impl ProjectionRow {
             rate: 0.0,
             process: None,
             seen_at: None,
+            rebuild: None,
+            previous: None,
         }
     }
 
@@ -228,8 +290,6 @@ macro_rules! words {
     };
 }
 
-words!(OrderKind, "order":
-    Pause = "pause", Resume = "resume", Trigger = "trigger", Reset = "reset",);
 words!(RowState, "state of a projection":
     Idle = "idle", Running = "running", Paused = "paused", Failing = "failing",
     Finished = "finished", Stopped = "stopped",);
@@ -271,7 +331,7 @@ pub trait Control: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the store is away.
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError>;
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError>;
 
     /// What became of an order.
     ///
@@ -301,7 +361,7 @@ impl<T: Control + ?Sized> Control for Arc<T> {
         (**self).list_projections().await
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         (**self).order(projection, kind).await
     }
 

@@ -15,7 +15,7 @@ pub use port::{DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWr
 pub use reader::DocumentReader;
 pub use unit::Documents;
 
-pub(crate) use collection::check_name;
+pub(crate) use collection::check_own_name;
 
 #[cfg(test)]
 mod tests;

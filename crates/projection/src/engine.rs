@@ -372,9 +372,10 @@ impl Engine {
         self.standby
     }
 
-    /// The read model was emptied. It is built again at once, up to `head` without a debounce.
-    pub(crate) fn reset(&mut self, now: Time, head: Position) {
-        self.reloaded(now, Position::START);
+    /// It was set to another place: emptied, rewound, or replaced by another read model. What is
+    /// behind that is projected at once, up to `head` without a debounce.
+    pub(crate) fn moved(&mut self, now: Time, stored: Position, head: Position) {
+        self.reloaded(now, stored);
         self.failures = 0;
         self.suspects.acquit();
         self.blocked_until = None;

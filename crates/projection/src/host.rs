@@ -5,7 +5,7 @@ use std::error::Error;
 use async_trait::async_trait;
 use backstory_event::StoreError;
 
-use crate::{CommitError, LetterWrite, Progress, Target};
+use crate::{CommitError, LetterWrite, Progress, Target, Turn};
 
 /// A store that can run projections with the context `Cx`: `Documents`, or its
 /// own SQL connection. Read model and checkpoint commit together.
@@ -21,6 +21,22 @@ pub trait Host<Cx: Send>: Send + Sync + 'static {
     /// # Errors
     /// When the store is away.
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<Cx>>, StoreError>;
+
+    /// Changes which read model is the live one, with its progress and its letters, in one
+    /// transaction. Says the progress of the live one afterwards.
+    ///
+    /// # Errors
+    /// `Fenced` when the projection is not at `turn.from` any more, `Refused` when it cannot be:
+    /// always, for a store that keeps only one read model with this context, as this does if it is
+    /// not implemented.
+    async fn turn(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        Err(CommitError::Refused {
+            projection: turn.from.projection.clone(),
+            reason: "this store cannot build a read model of this kind beside the live one: reset \
+                     the projection"
+                .to_owned(),
+        })
+    }
 }
 
 /// One batch of a projection: dropped without [`Unit::commit`] it leaves nothing behind.

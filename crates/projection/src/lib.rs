@@ -31,11 +31,12 @@ mod schedule;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 mod ticks;
+mod turn;
 
 pub use checkpoint::{Checkpoints, CommitError, Progress, Step, Target};
 pub use control::{
-    Answer, Beat, Control, Leader, Operator, OperatorError, Order, OrderKind, OrderOutcome,
-    ProjectionRow, Raise, Report, Roster, RowState, Seat, UnknownWord,
+    Answer, Beat, Control, Done, Leader, Operator, OperatorError, Order, OrderKind, OrderOutcome,
+    ProjectionRow, Raise, Rebuild, RebuildReport, Report, Roster, RowState, Seat, UnknownWord,
 };
 pub use documents::{
     Collection, Cursor, DocumentError, DocumentErrorKind, DocumentKey, DocumentList, DocumentPage,
@@ -48,6 +49,8 @@ pub use live::{Live, LiveError};
 pub use projection::{NotResettable, Projection, Result};
 pub use projector::{
     Awaited, Letters, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
-    ProjectorErrorKind, ProjectorOptions, ReplayReport, RunningProjector, ShutdownReport,
+    ProjectorErrorKind, ProjectorOptions, RebuildStatus, ReplayReport, RunningProjector,
+    ShutdownReport,
 };
 pub use schedule::{Continuous, Cron, Once, Periodic, Schedule, Start};
+pub use turn::{Slot, Turn, TurnKind};

@@ -52,7 +52,25 @@ pub trait Projection<Cx: Send>: Send + Sync + 'static {
         event.stream().to_string()
     }
 
-    /// Empties the read model before a rebuild. Documents are emptied without it.
+    /// The tables of its SQL read model, without a schema, so that a rebuild can build others beside
+    /// them: [`RunningProjector::rebuild`](crate::RunningProjector::rebuild). Its statements must
+    /// name them without a schema too. Documents need not be named.
+    fn tables(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Gives the empty tables of a rebuild, which are copies of the live ones, the shape that this
+    /// version of the projection wants. What is named without a schema is them. It may be called
+    /// more than once.
+    ///
+    /// # Errors
+    /// Any: the rebuild fails with it, and tries again.
+    async fn prepare(&self, cx: &mut Cx) -> Result {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Empties the read model before it is built again. Documents are emptied without it.
     ///
     /// # Errors
     /// [`NotResettable`] by default.

@@ -8,20 +8,20 @@ use std::{
 };
 
 use backstory_event::{Clock, EventFilter, EventStore, EventStoreExt, SystemClock};
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 use uuid::Uuid;
 
 mod awaited;
 mod beats;
 mod blame;
 mod board;
+mod common;
 mod error;
 mod failures;
 mod letters;
+mod orders;
 mod origin;
+mod rebuild;
 mod ring;
 mod running;
 mod source;
@@ -34,27 +34,22 @@ mod worker;
 mod simulation;
 
 pub use awaited::Awaited;
-pub use board::{ProjectionState, ProjectionStatus};
+pub use board::{ProjectionState, ProjectionStatus, RebuildStatus};
 pub use error::{ProjectorError, ProjectorErrorKind};
 pub use letters::{Letters, ReplayReport};
 pub use running::{OneProjection, RunningProjector, ShutdownReport};
 pub(crate) use worker::message as panic_message;
 
 use crate::{
-    Checkpoints, Control, DeadLetters, Host, Projection, Schedule, documents::check_name,
-    engine::Engine,
+    Checkpoints, Control, DeadLetters, Host, Projection, Schedule, documents::check_own_name,
 };
 pub(crate) use beats::Pulse;
-use beats::{Beats, Member, Place, Speed, Start};
-use board::{Remote, Snapshot, Waiters};
+use beats::{Beats, Start};
+use common::Common;
 use ring::Ring;
-use source::Source;
 use task::Task;
 use time::Timeline;
 use worker::{Hosted, Worker};
-
-/// Commands that wait for a projection's task.
-const COMMANDS: usize = 16;
 
 /// How a projector works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +174,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         P: Projection<Cx>,
         S: Host<Cx>,
     {
-        let worker = Hosted::<S, Cx, P>::new(self.store.clone(), projection);
+        let worker = Hosted::<S, Cx, P>::new(self.store.clone(), projection, P::NAME);
         self.projections.push((Arc::new(worker), schedule.into()));
         self
     }
@@ -235,7 +230,6 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
     ) -> Result<Assembled<impl Future<Output = ()> + Send + 'static>, ProjectorError> {
         self.check_names()?;
         let log: Arc<dyn EventStore> = Arc::new(self.store.clone());
-        let checkpoints: Arc<dyn Checkpoints> = Arc::new(self.store.clone());
         let letters: Arc<dyn DeadLetters> = Arc::new(self.store.clone());
         let head = log.head().await?;
         for (worker, schedule) in &self.projections {
@@ -266,85 +260,25 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
                 merged.merge(&worker.filter())
             });
 
+        let common = Common {
+            log: Arc::clone(&log),
+            checkpoints: Arc::new(self.store.clone()),
+            letters: Arc::clone(&letters),
+            ring: Arc::clone(&ring),
+            clock: Arc::clone(&self.clock),
+            pulse: Arc::clone(&pulse),
+            closing: closing.subscribe(),
+            head,
+        };
         let mut remotes = Vec::new();
         let mut tasks = Vec::new();
-        let projections = self.projections.into_iter().zip(&seats);
-        for (number, ((worker, mut schedule), seat)) in projections.enumerate() {
-            let (start, once) = (schedule.start, schedule.is_once());
-            let progress = seat.progress.clone();
-            // Behind the progress: see `Task::load`.
-            let left_out = letters.count_letters(worker.name()).await?;
-            let checkpoint = progress.checkpoint;
-            let mut time = Timeline::new(Arc::clone(&self.clock));
-            schedule.count_from(time.begin());
-            let jitter = jitter.wrapping_add(number as u64);
-            let engine = Engine::new(
-                schedule,
-                time.now(),
-                checkpoint.position,
-                head.position,
-                jitter,
-            )
-            .with_policy(worker.policy());
-            let filter = worker.filter();
-            let source = Source::new(
-                Arc::clone(&log),
-                filter.clone(),
-                Arc::clone(&ring),
-                checkpoint,
-            );
-            let snapshot = watch::Sender::new(Snapshot::new(checkpoint));
-            let waiters = Arc::new(Waiters::new(Arc::clone(&pulse)));
-            let (commands, receiver) = mpsc::channel(COMMANDS);
-            let place = watch::Sender::new(Place::from(seat));
-            let taken = place.subscribe();
-            beats.add(Member {
-                name: worker.name(),
-                snapshot: snapshot.subscribe(),
-                waiters: Arc::clone(&waiters),
-                place,
-                commands: commands.clone(),
-                speed: Speed::default(),
-            });
-            remotes.push(Remote {
-                name: worker.name(),
-                once,
-                filter,
-                snapshot: snapshot.subscribe(),
-                waiters: Arc::clone(&waiters),
-                commands,
-            });
-            let mut task = Task {
-                worker,
-                checkpoints: Arc::clone(&checkpoints),
-                letters: Arc::clone(&letters),
-                left_out: None,
-                log: Arc::clone(&log),
-                source,
-                engine,
-                time,
-                progress,
-                buffer: Vec::new(),
-                bytes: 0,
-                error: None,
-                blamed: None,
-                snapshot,
-                waiters,
-                commands: receiver,
-                place: taken,
-                term: seat.term,
-                start,
-                // Whoever leads it for the first time is where it begins.
-                now: (seat.leads && seat.term == 1).then_some(head),
-                at: None,
-                pulse: Arc::clone(&pulse),
-                closing: closing.subscribe(),
-            };
-            task.take_place();
-            task.left_out = Some(left_out);
-            task.find_start();
-            task.publish(false);
-            tasks.push(task);
+        for (number, ((worker, schedule), seat)) in self.projections.iter().zip(&seats).enumerate()
+        {
+            let jitter = jitter.wrapping_add(2 * number as u64);
+            let cast = common.cast(worker, schedule, seat, jitter).await?;
+            beats.add(cast.member);
+            remotes.push(cast.remote);
+            tasks.extend(cast.tasks);
         }
         let reader = ring::read_on(Arc::clone(&log), merged, Arc::clone(&ring), self.clock);
         Ok(Assembled {
@@ -369,7 +303,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
     fn check_names(&self) -> Result<(), ProjectorError> {
         for (at, (worker, _)) in self.projections.iter().enumerate() {
             let name = worker.name();
-            check_name("projection name", name)
+            check_own_name("projection name", name)
                 .map_err(|invalid| ProjectorError::new(invalid.into()))?;
             let mut before = self.projections.iter().take(at);
             if before.any(|(other, _)| other.name() == name) {

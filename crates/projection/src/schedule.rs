@@ -122,6 +122,13 @@ impl Schedule {
         Once { common: COMMON }
     }
 
+    /// As events come, with the same batches and the same start: for a rebuild.
+    pub(crate) fn at_once(&self) -> Self {
+        let mut schedule = Self::from(Self::continuous());
+        (schedule.max_batch, schedule.start) = (self.max_batch, self.start);
+        schedule
+    }
+
     pub(crate) fn is_once(&self) -> bool {
         matches!(self.timing, Timing::Once)
     }

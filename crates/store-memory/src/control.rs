@@ -27,7 +27,7 @@ impl Control for MemoryStore {
         }))
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         Ok(self.with(|state| state.documents.roster.order(projection, kind)))
     }
 

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     Beat, Checkpoints, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, Progress, Raise, Roster, Seat, Step, Target,
+    DocumentStore, DocumentWrite, Progress, Raise, Roster, Seat, Slot, Step, Target, Turn,
+    TurnKind,
 };
 
 use chrono::{DateTime, Utc};
@@ -182,6 +183,104 @@ impl Shelf {
         })
     }
 
+    fn turn(&mut self, turn: &Turn) -> Result<Progress, CommitError> {
+        let name = &turn.from.projection;
+        if self.progress(name) != turn.from {
+            return Err(CommitError::Fenced {
+                projection: name.clone(),
+            });
+        }
+        let [next, previous] =
+            [Slot::Next, Slot::Previous].map(|slot| self.progress.get(&slot.name(name)).cloned());
+        let refused = |reason| CommitError::Refused {
+            projection: name.clone(),
+            reason,
+        };
+        if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
+            return Err(refused(reason));
+        }
+        let (from, beside) = match turn.kind {
+            TurnKind::Swap => (Slot::Next, next),
+            TurnKind::RollBack => (Slot::Previous, previous),
+            TurnKind::Begin | TurnKind::Abort | TurnKind::DropPrevious => {
+                let result = turn.result(None);
+                match turn.kind {
+                    TurnKind::Abort => self.clear(&Slot::Next.name(name)),
+                    TurnKind::DropPrevious => self.clear(&Slot::Previous.name(name)),
+                    _ => {
+                        self.clear(&Slot::Next.name(name));
+                        self.clear(&Slot::Previous.name(name));
+                        let mut next = Progress::start(Slot::Next.name(name));
+                        next.epoch = result.epoch;
+                        self.progress.insert(next.projection.clone(), next);
+                    }
+                }
+                self.progress.insert(name.clone(), result.clone());
+                return Ok(result);
+            }
+        };
+        if let Some(taken) = self.taken(name, from) {
+            return Err(refused(taken));
+        }
+        if from == Slot::Next {
+            self.clear(&Slot::Previous.name(name));
+        }
+        let aside = format!("{name}~");
+        let kept = Slot::Previous.name(name);
+        self.rename((name, ""), (&aside, "~"));
+        self.rename((&from.name(name), from.suffix()), (name, ""));
+        self.rename((&aside, "~"), (&kept, Slot::Previous.suffix()));
+        self.progress.remove(&from.name(name));
+        let previous = Progress {
+            projection: kept.clone(),
+            ..turn.from.clone()
+        };
+        self.progress.insert(kept, previous);
+        let result = turn.result(beside.as_ref());
+        self.progress.insert(name.clone(), result.clone());
+        Ok(result)
+    }
+
+    /// Why the collections of a slot cannot have the names of live ones.
+    fn taken(&self, projection: &str, slot: Slot) -> Option<String> {
+        let mine = |of: &str| Slot::split(of).0 == projection;
+        let slot_name = slot.name(projection);
+        let of_slot = self
+            .collections
+            .iter()
+            .filter(|(_, one)| one.projection == slot_name);
+        let mut names = of_slot.map(|(name, _)| Slot::split(name).0);
+        let foreign = |name: &&str| {
+            let live = self.collections.get(*name);
+            live.is_some_and(|live| !mine(&live.projection))
+        };
+        names.find(foreign).map(Turn::taken)
+    }
+
+    /// Drops a read model.
+    fn clear(&mut self, projection: &str) {
+        self.collections
+            .retain(|_, one| one.projection != projection);
+        self.letters.clear(projection);
+        self.progress.remove(projection);
+    }
+
+    /// The collections and letters of a projection belong to another one, and their names end
+    /// otherwise.
+    fn rename(&mut self, (projection, suffix): (&str, &str), (to, new_suffix): (&str, &str)) {
+        let moved = self
+            .collections
+            .extract_if(|_, one| one.projection == projection);
+        let moved: Vec<_> = moved.collect();
+        for (name, mut collection) in moved {
+            let base = name.strip_suffix(suffix).unwrap_or(&name);
+            to.clone_into(&mut collection.projection);
+            self.collections
+                .insert(format!("{base}{new_suffix}"), collection);
+        }
+        self.letters.rename(projection, to);
+    }
+
     pub(crate) fn progress(&self, projection: &str) -> Progress {
         self.progress
             .get(projection)
@@ -242,5 +341,9 @@ impl DocumentStore for MemoryStore {
             let is_erased = |letter: &DeadLetter| log.is_erased_event(letter.position);
             documents.commit(writes, &erased, step, is_erased)
         })
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.with(|state| state.documents.turn(turn))
     }
 }

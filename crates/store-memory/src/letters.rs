@@ -25,6 +25,20 @@ impl Letters {
         parked.map(|letter| letter.key.as_str()).collect()
     }
 
+    pub(crate) fn clear(&mut self, projection: &str) {
+        self.0.remove(projection);
+    }
+
+    /// They belong to another projection from now on.
+    pub(crate) fn rename(&mut self, projection: &str, to: &str) {
+        if let Some(mut letters) = self.0.remove(projection) {
+            for letter in letters.values_mut() {
+                to.clone_into(&mut letter.projection);
+            }
+            self.0.insert(to.to_owned(), letters);
+        }
+    }
+
     pub(crate) fn erase(&mut self, stream: &StreamId) {
         for letters in self.0.values_mut() {
             letters.retain(|_, letter| letter.stream != *stream);
@@ -32,8 +46,14 @@ impl Letters {
     }
 
     pub(crate) fn commit(&mut self, step: &Step, is_erased: impl Fn(&DeadLetter) -> bool) {
-        if step.to == Target::Reset {
-            self.0.remove(&step.from.projection);
+        match step.to {
+            Target::Reset => self.clear(&step.from.projection),
+            Target::Rewind(to) => {
+                if let Some(letters) = self.0.get_mut(&step.from.projection) {
+                    letters.retain(|position, _| *position <= to.position);
+                }
+            }
+            Target::Advance(_) | Target::Amend => {}
         }
         if step.letters.is_empty() {
             return;

@@ -1,10 +1,10 @@
 //! Who leads which projection, how it is doing, and what is wanted of it.
 
 use async_trait::async_trait;
-use backstory_event::{Position, StoreError};
+use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, RowState, Seat,
-    UnknownWord,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, Rebuild,
+    RebuildReport, RowState, Seat, Slot, UnknownWord,
 };
 use serde_json::{Value, json};
 use sqlx::{Error, Row, postgres::PgRow, types::Json};
@@ -30,11 +30,20 @@ impl PostgresStore {
                 "head": report.head.get(),
                 "behind_since": report.behind_since,
                 "rate": report.rate,
+                "rebuild_state": report.rebuild.as_ref().map(|it| it.state.as_str()),
+                "rebuild_reason": report.rebuild.as_ref().and_then(|it| it.reason.as_deref().map(storable)),
+                "rebuild_reached": report.rebuild.as_ref().map(|it| it.reached.get()),
+                "rebuild_rate": report.rebuild.as_ref().map(|it| it.rate),
             })
         });
         let answers = beat.answers.iter().map(|answer| {
             let failure = answer.outcome.as_ref().err();
-            json!({ "id": answer.id, "failure": failure.map(|reason| storable(reason)) })
+            let note = answer.outcome.as_ref().ok().and_then(Option::as_deref);
+            json!({
+                "id": answer.id,
+                "failure": failure.map(|reason| storable(reason)),
+                "note": note.map(storable),
+            })
         });
         let mut connection = Lease::of(self.pool()).await?;
         let rows = sqlx::query(self.sql().beat.text())
@@ -65,13 +74,15 @@ impl PostgresStore {
             .bind(id)
             .fetch_optional(&mut *lease)
             .await;
-        let found: Option<(bool, Option<String>, Option<String>)> = lease.done_with(found).await?;
+        type Found = (bool, Option<String>, Option<String>, Option<String>);
+        let found: Option<Found> = lease.done_with(found).await?;
         Ok(match found {
             None => OrderOutcome::Gone,
             Some((false, ..)) => OrderOutcome::Pending,
-            Some((_, _, Some(reason))) => OrderOutcome::Failed { reason },
-            Some((_, process, None)) => OrderOutcome::Done {
+            Some((_, _, Some(reason), _)) => OrderOutcome::Failed { reason },
+            Some((_, process, None, note)) => OrderOutcome::Done {
                 process: process.unwrap_or_default(),
+                note,
             },
         })
     }
@@ -84,7 +95,8 @@ fn storable(text: &str) -> String {
 
 fn seat(row: &PgRow) -> Result<Seat, Error> {
     let progress = progress(row)?;
-    let orders: Option<Json<Vec<(i64, String)>>> = row.try_get(8)?;
+    type Words = (i64, String, Option<String>);
+    let orders: Option<Json<Vec<Words>>> = row.try_get(8)?;
     let orders = orders.map(|Json(orders)| orders).unwrap_or_default();
     let leads = row.try_get(5)?;
     let leader = match (leads, row.try_get(9)?) {
@@ -96,6 +108,7 @@ fn seat(row: &PgRow) -> Result<Seat, Error> {
     };
     Ok(Seat {
         projection: progress.projection.clone(),
+        rebuild: beside(row, 11, &progress, Slot::Next)?,
         progress,
         paused: row.try_get(4)?,
         leads,
@@ -105,11 +118,9 @@ fn seat(row: &PgRow) -> Result<Seat, Error> {
         // What this program does not know is left to newer ones.
         orders: orders
             .into_iter()
-            .filter_map(|(id, kind)| {
-                Some(Order {
-                    id,
-                    kind: kind.parse().ok()?,
-                })
+            .filter_map(|(id, kind, argument)| {
+                let kind = OrderKind::parse(&kind, argument.as_deref()).ok()?;
+                Some(Order { id, kind })
             })
             .collect(),
     })
@@ -117,10 +128,16 @@ fn seat(row: &PgRow) -> Result<Seat, Error> {
 
 fn row(row: &PgRow) -> Result<ProjectionRow, Error> {
     let state: &str = row.try_get(10)?;
-    let state: RowState = state
-        .parse()
-        .map_err(|unknown: UnknownWord| Error::Decode(unknown.into()))?;
-    let mut found = ProjectionRow::new(progress(row)?, state);
+    let state = row_state(state)?;
+    let progress = progress(row)?;
+    let next = beside(row, 13, &progress, Slot::Next)?;
+    let previous = beside(row, 16, &progress, Slot::Previous)?;
+    let mut found = ProjectionRow::new(progress, state);
+    found.previous = previous;
+    found.rebuild = match next {
+        Some(next) => Some(rebuild(row, next)?),
+        None => None,
+    };
     found.paused = row.try_get(4)?;
     found.reason = row.try_get(5)?;
     found.reached = Position::new(row.try_get(6)?);
@@ -130,6 +147,46 @@ fn row(row: &PgRow) -> Result<ProjectionRow, Error> {
     found.rate = row.try_get(11)?;
     found.process = row.try_get(12)?;
     Ok(found)
+}
+
+fn rebuild(row: &PgRow, progress: Progress) -> Result<Rebuild, Error> {
+    let rebuild = Rebuild::new(progress, RowState::Idle);
+    let Some(state) = row.try_get(19)? else {
+        return Ok(rebuild);
+    };
+    let reached: Option<i64> = row.try_get(21)?;
+    let rate: Option<f64> = row.try_get(22)?;
+    Ok(rebuild.reported(RebuildReport {
+        state: row_state(state)?,
+        reason: row.try_get(20)?,
+        reached: Position::new(reached.unwrap_or_default()),
+        rate: rate.unwrap_or_default(),
+    }))
+}
+
+fn row_state(word: &str) -> Result<RowState, Error> {
+    word.parse()
+        .map_err(|unknown: UnknownWord| Error::Decode(unknown.into()))
+}
+
+/// The progress of another read model in the columns from there on, if there is one.
+fn beside(
+    row: &PgRow,
+    column: usize,
+    live: &Progress,
+    slot: Slot,
+) -> Result<Option<Progress>, Error> {
+    let Some(position) = row.try_get(column)? else {
+        return Ok(None);
+    };
+    Ok(Some(Progress {
+        projection: slot.name(&live.projection),
+        checkpoint: Checkpoint {
+            position: Position::new(position),
+            event_id: EventId::from_uuid(row.try_get(column + 1)?),
+        },
+        epoch: row.try_get(column + 2)?,
+    }))
 }
 
 #[async_trait]
@@ -161,13 +218,14 @@ impl Control for PostgresStore {
             .map_err(store_error)
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         self.check_open()?;
         let order = async {
             let mut lease = Lease::of(self.pool()).await?;
             let id = sqlx::query_scalar(self.sql().order.text())
                 .bind(projection)
                 .bind(kind.as_str())
+                .bind(kind.argument())
                 .fetch_optional(&mut *lease)
                 .await;
             lease.done_with(id).await

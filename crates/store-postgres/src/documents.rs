@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
-    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Step, Target,
+    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Progress,
+    Step, Target, Turn,
 };
 use sqlx::{AssertSqlSafe, Error, PgConnection, QueryBuilder, Row, postgres::PgRow, raw_sql};
 
@@ -17,6 +18,7 @@ use crate::{
     projections::{Work, fenced},
     session::{Lease, retry},
     sql::Statements,
+    turn::Model,
 };
 
 /// The writes of a commit, sorted by key, so that two commits lock rows in the same order.
@@ -314,6 +316,10 @@ impl DocumentStore for PostgresStore {
         tracing::Instrument::instrument(commit, span)
             .await
             .map_err(store_error)?
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.turn_model(turn, Model::Collections).await
     }
 }
 

@@ -31,11 +31,21 @@ pub(crate) async fn write(
     step: &Step,
 ) -> Result<(), Error> {
     let projection = &step.from.projection;
-    if step.to == Target::Reset {
-        sqlx::query(sql.empty_letters.text())
-            .bind(projection)
-            .execute(&mut *connection)
-            .await?;
+    match step.to {
+        Target::Reset => {
+            sqlx::query(sql.empty_letters.text())
+                .bind(projection)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Target::Rewind(to) => {
+            sqlx::query(sql.rewind_letters.text())
+                .bind(projection)
+                .bind(to.position.get())
+                .execute(&mut *connection)
+                .await?;
+        }
+        Target::Advance(_) | Target::Amend => {}
     }
     let (mut put, mut removed) = (Vec::new(), Vec::new());
     for write in &step.letters {

@@ -5,9 +5,9 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Checkpoints, CommitError, Host, LetterWrite, Progress, Step, Target, Unit,
+    Checkpoints, CommitError, Host, LetterWrite, Progress, Slot, Step, Target, Turn, Unit,
 };
-use sqlx::{Error, PgConnection, Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Error, PgConnection, Row, postgres::PgRow, raw_sql};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -17,6 +17,8 @@ use crate::{
     letters,
     session::{Lease, Pool, retry},
     sql::Statements,
+    tables,
+    turn::Model,
 };
 
 /// A transaction of a projection; one that the user begins inside becomes a savepoint. Dropped before its end the connection is closed: the server
@@ -133,12 +135,21 @@ impl Host<PgConnection> for PostgresStore {
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<PgConnection>>, StoreError> {
         self.check_open()?;
         let idle = self.options().projection_idle_timeout;
-        let work = Work::begin(self.pool(), idle).await.map_err(store_error)?;
+        let mut work = Work::begin(self.pool(), idle).await.map_err(store_error)?;
+        if Slot::split(&from.projection).1 == Slot::Next {
+            let path = tables::search_path(self.schema().name());
+            let led = raw_sql(AssertSqlSafe(path)).execute(work.connection());
+            led.await.map_err(store_error)?;
+        }
         Ok(Box::new(SqlUnit {
             work,
             sql: self.sql().clone(),
             from,
         }))
+    }
+
+    async fn turn(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.turn_model(turn, Model::Tables).await
     }
 }
 

@@ -91,17 +91,24 @@ CREATE TABLE {s}.projection (
   head bigint NOT NULL DEFAULT 0,
   behind_since timestamptz,
   rate float8 NOT NULL DEFAULT 0,
-  seen_at timestamptz
+  seen_at timestamptz,
+  -- The read model that is being built beside the live one.
+  rebuild_state text COLLATE "C",
+  rebuild_reason text,
+  rebuild_reached bigint,
+  rebuild_rate float8
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {s}.projection_order (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   projection text COLLATE "C" NOT NULL,
   kind text COLLATE "C" NOT NULL,
+  argument text,
   given_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   answered_at timestamptz,
   process text,
-  failure text
+  failure text,
+  note text -- what came of it
 );
 
 -- The events that projections left out. Those of a key with a parked one wait for it.
@@ -380,15 +387,16 @@ END $$;
 CREATE FUNCTION {s}.beat_v1(
   owner_ uuid, process_ text, origin_ text, lease_ interval, reports_ jsonb, answers_ jsonb)
 RETURNS TABLE (name_ text, position_ bigint, event_id_ uuid, epoch_ bigint, paused_ boolean, leads_ boolean,
-  term_ bigint, trouble_ text, orders_ jsonb, leader_ uuid, leader_origin_ text)
+  term_ bigint, trouble_ text, orders_ jsonb, leader_ uuid, leader_origin_ text,
+  next_position_ bigint, next_event_id_ uuid, next_epoch_ bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   now_ timestamptz := clock_timestamp();
   free text[];
   locked text[];
 BEGIN
-  UPDATE {s}.projection_order o SET answered_at = now_, process = process_, failure = q.failure
-    FROM jsonb_to_recordset(answers_) AS q(id bigint, failure text)
+  UPDATE {s}.projection_order o SET answered_at = now_, process = process_, failure = q.failure, note = q.note
+    FROM jsonb_to_recordset(answers_) AS q(id bigint, failure text, note text)
     WHERE o.id = q.id AND o.answered_at IS NULL;
   INSERT INTO {s}.projection (name)
     SELECT q.projection FROM jsonb_to_recordset(reports_) AS q(projection text)
@@ -413,20 +421,24 @@ BEGIN
   UPDATE {s}.projection p
     SET term = p.term + CASE WHEN p.owner IS DISTINCT FROM owner_ THEN 1 ELSE 0 END,
       owner = owner_, process = process_, origin = origin_, leased_until = now_ + lease_, state = q.state, reason = q.reason,
-      reached = q.reached, head = q.head, behind_since = q.behind_since, rate = q.rate, seen_at = now_
+      reached = q.reached, head = q.head, behind_since = q.behind_since, rate = q.rate, seen_at = now_,
+      rebuild_state = q.rebuild_state, rebuild_reason = q.rebuild_reason, rebuild_reached = q.rebuild_reached,
+      rebuild_rate = q.rebuild_rate
     FROM jsonb_to_recordset(reports_) AS q(projection text, state text, reason text, reached bigint, head bigint,
-      behind_since timestamptz, rate float8)
+      behind_since timestamptz, rate float8, rebuild_state text, rebuild_reason text, rebuild_reached bigint,
+      rebuild_rate float8)
     WHERE p.name = q.projection AND (p.owner = owner_ OR p.name = ANY (free));
   RETURN QUERY SELECT p.name, coalesce(t.position, 0),
       coalesce(t.event_id, '00000000-0000-0000-0000-000000000000'), coalesce(t.epoch, 0), p.paused,
       p.owner IS NOT DISTINCT FROM owner_, p.term,
       CASE WHEN p.owner IS DISTINCT FROM owner_ AND p.state IN ('failing', 'stopped') THEN p.reason END,
-      CASE WHEN p.owner = owner_ THEN (SELECT jsonb_agg(jsonb_build_array(o.id, o.kind) ORDER BY o.id)
+      CASE WHEN p.owner = owner_ THEN (SELECT jsonb_agg(jsonb_build_array(o.id, o.kind, o.argument) ORDER BY o.id)
         FROM {s}.projection_order o WHERE o.projection = p.name AND o.answered_at IS NULL) END,
-      p.owner, p.origin
+      p.owner, p.origin, n.position, n.event_id, n.epoch
     FROM jsonb_to_recordset(reports_) AS q(projection text)
     JOIN {s}.projection p ON p.name = q.projection
-    LEFT JOIN {s}.progress t ON t.projection = p.name;
+    LEFT JOIN {s}.progress t ON t.projection = p.name
+    LEFT JOIN {s}.progress n ON n.projection = p.name || '~next';
 END $$;
 
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the

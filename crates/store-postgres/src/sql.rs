@@ -309,7 +309,7 @@ statements! {
         WHERE $1::text IS NULL OR t.projection = $1 ORDER BY t.projection";
 
     beat = "SELECT t.name_, t.position_, t.event_id_, t.epoch_, t.paused_, t.leads_, t.term_, t.trouble_, t.orders_, \
-          t.leader_, t.leader_origin_ \
+          t.leader_, t.leader_origin_, t.next_position_, t.next_event_id_, t.next_epoch_ \
         FROM {s}.beat_v1($1, $2, $3, $4 * interval '1 microsecond', $5::jsonb, $6::jsonb) t";
 
     leave = "UPDATE {s}.projection p SET owner = NULL, leased_until = NULL WHERE p.owner = $1";
@@ -318,8 +318,11 @@ statements! {
           coalesce(t.event_id, '00000000-0000-0000-0000-000000000000'), coalesce(t.epoch, 0), p.paused, p.reason, \
           p.reached, p.head, p.behind_since, p.seen_at, \
           CASE WHEN l.led THEN p.state ELSE 'idle' END, CASE WHEN l.led THEN p.rate ELSE 0 END, \
-          CASE WHEN l.led THEN p.process END \
+          CASE WHEN l.led THEN p.process END, n.position, n.event_id, n.epoch, o.position, o.event_id, o.epoch, \
+          CASE WHEN l.led THEN p.rebuild_state END, p.rebuild_reason, p.rebuild_reached, p.rebuild_rate \
         FROM {s}.projection p LEFT JOIN {s}.progress t ON t.projection = p.name \
+        LEFT JOIN {s}.progress n ON n.projection = p.name || '~next' \
+        LEFT JOIN {s}.progress o ON o.projection = p.name || '~previous' \
         CROSS JOIN LATERAL (SELECT coalesce(p.leased_until > clock_timestamp(), false) AS led) l ORDER BY p.name";
 
     // A pause and its end hold from now on; answered orders are kept for a day.
@@ -327,13 +330,34 @@ statements! {
           SET paused = CASE $2 WHEN 'pause' THEN true WHEN 'resume' THEN false ELSE p.paused END \
           WHERE p.name = $1 RETURNING p.name), \
         gone AS (DELETE FROM {s}.projection_order o WHERE o.given_at < clock_timestamp() - interval '1 day') \
-        INSERT INTO {s}.projection_order (projection, kind) SELECT k.name, $2 FROM known k RETURNING id";
+        INSERT INTO {s}.projection_order (projection, kind, argument) SELECT k.name, $2, $3 FROM known k RETURNING id";
 
-    order_outcome = "SELECT o.answered_at IS NOT NULL, o.process, o.failure FROM {s}.projection_order o WHERE o.id = $1";
+    order_outcome = "SELECT o.answered_at IS NOT NULL, o.process, o.failure, o.note FROM {s}.projection_order o WHERE o.id = $1";
 
     // Says what had become of it.
     withdraw_order = "WITH gone AS (DELETE FROM {s}.projection_order o WHERE o.id = $1 AND o.answered_at IS NULL) \
-        SELECT o.answered_at IS NOT NULL, o.process, o.failure FROM {s}.projection_order o WHERE o.id = $1";
+        SELECT o.answered_at IS NOT NULL, o.process, o.failure, o.note FROM {s}.projection_order o WHERE o.id = $1";
+
+    // The read models of a projection, locked.
+    slots = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
+        WHERE t.projection IN ($1, $1 || '~next', $1 || '~previous') ORDER BY t.projection FOR UPDATE";
+
+    put_progress = "INSERT INTO {s}.progress AS t (projection, position, event_id, epoch) VALUES ($1, $2, $3, $4) \
+        ON CONFLICT (projection) DO UPDATE \
+        SET position = excluded.position, event_id = excluded.event_id, epoch = excluded.epoch";
+
+    remove_progress = "DELETE FROM {s}.progress t WHERE t.projection = $1";
+
+    // Collections change their projection and the end of their name: $1 and $2 before, $3 and $4 after.
+    rename_collections = "UPDATE {s}.collection t SET projection = $3, \
+          name = left(t.name, length(t.name) - length($2)) || $4 WHERE t.projection = $1";
+
+    rename_letters = "UPDATE {s}.dead_letter t SET projection = $2 WHERE t.projection = $1";
+
+    // A collection of $1, whose names end with $2, that has the name of another projection's.
+    taken_collection = "SELECT l.name FROM {s}.collection c \
+        JOIN {s}.collection l ON l.name = left(c.name, length(c.name) - length($2)) \
+        WHERE c.projection = $1 AND l.projection <> $3 LIMIT 1";
 
     settle = concat!("SELECT ", settings!());
 
@@ -361,6 +385,8 @@ statements! {
     remove_letters = "DELETE FROM {s}.dead_letter t WHERE t.ctid = ANY (ARRAY(SELECT d.ctid \
         FROM unnest($2::bigint[]) AS q(position) CROSS JOIN LATERAL (SELECT x.ctid FROM {s}.dead_letter x \
           WHERE x.projection = $1 AND x.position = q.position LIMIT 1) d))";
+
+    rewind_letters = "DELETE FROM {s}.dead_letter t WHERE t.projection = $1 AND t.position > $2";
 
     empty_letters = "DELETE FROM {s}.dead_letter t WHERE t.projection = $1";
 

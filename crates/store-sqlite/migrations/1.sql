@@ -184,17 +184,24 @@ CREATE TABLE backstory_projection (
     head         INTEGER NOT NULL DEFAULT 0,
     behind_since INTEGER,
     rate         REAL    NOT NULL DEFAULT 0,
-    seen_at      INTEGER
+    seen_at      INTEGER,
+    -- The read model that is being built beside the live one.
+    rebuild_state   TEXT,
+    rebuild_reason  TEXT,
+    rebuild_reached INTEGER,
+    rebuild_rate    REAL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE backstory_projection_order (
     id          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     projection  TEXT    NOT NULL,
     kind        TEXT    NOT NULL,
+    argument    TEXT,
     given_at    INTEGER NOT NULL,
     answered_at INTEGER,
     process     TEXT,
-    failure     TEXT
+    failure     TEXT,
+    note        TEXT -- what came of it
 ) STRICT;
 
 -- The events that projections left out. Those of a key with a parked one wait for it.

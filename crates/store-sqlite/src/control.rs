@@ -1,10 +1,10 @@
 //! Who leads which projection, how it is doing, and what is wanted of it.
 
 use async_trait::async_trait;
-use backstory_event::{Position, StoreError};
+use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, RowState, Seat,
-    UnknownWord,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, Rebuild,
+    RebuildReport, RowState, Seat, Slot, UnknownWord,
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -44,8 +44,13 @@ impl Control for SqliteStore {
             "SELECT p.name, coalesce(t.position, 0), coalesce(t.event_id, zeroblob(16)), coalesce(t.epoch, 0),
                  p.paused, p.reason, p.reached, p.head, p.behind_since, p.seen_at,
                  iif(p.leased_until > ?1, p.state, 'idle'), iif(p.leased_until > ?1, p.rate, 0.0),
-                 iif(p.leased_until > ?1, p.process, NULL)
+                 iif(p.leased_until > ?1, p.process, NULL),
+                 n.position, n.event_id, n.epoch, o.position, o.event_id, o.epoch,
+                 iif(p.leased_until > ?1, p.rebuild_state, NULL), p.rebuild_reason, p.rebuild_reached,
+                 p.rebuild_rate
              FROM backstory_projection p LEFT JOIN backstory_progress t ON t.projection = p.name
+                 LEFT JOIN backstory_progress n ON n.projection = p.name || '~next'
+                 LEFT JOIN backstory_progress o ON o.projection = p.name || '~previous'
              ORDER BY p.name",
         )
         .bind(now())
@@ -56,7 +61,7 @@ impl Control for SqliteStore {
         all.map_err(|error| self.failed(error))
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         let mut transaction = self.begin().await?;
         let ordered = ordered(&mut transaction, projection, kind).await;
         let ordered = ordered.map_err(|error| self.failed(error))?;
@@ -99,12 +104,12 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     let lease = i64::try_from(beat.lease.as_micros()).unwrap_or(i64::MAX);
     if !beat.answers.is_empty() {
         let answers = beat.answers.iter().map(|answer| {
-            let failure = answer.outcome.as_ref().err();
-            json!({ "id": answer.id, "failure": failure })
+            let (note, failure) = (answer.outcome.as_ref().ok(), answer.outcome.as_ref().err());
+            json!({ "id": answer.id, "failure": failure, "note": note })
         });
         sqlx::query(
             "UPDATE backstory_projection_order AS o
-             SET answered_at = ?2, process = ?3, failure = q.value ->> 'failure'
+             SET answered_at = ?2, process = ?3, failure = q.value ->> 'failure', note = q.value ->> 'note'
              FROM json_each(?1) q WHERE o.id = q.value ->> 'id' AND o.answered_at IS NULL",
         )
         .bind(answers.collect::<serde_json::Value>().to_string())
@@ -122,6 +127,10 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
             "head": report.head.get(),
             "behind_since": report.behind_since.map(|time| time.timestamp_micros()),
             "rate": report.rate,
+            "rebuild_state": report.rebuild.as_ref().map(|it| it.state.as_str()),
+            "rebuild_reason": report.rebuild.as_ref().and_then(|it| it.reason.as_deref()),
+            "rebuild_reached": report.rebuild.as_ref().map(|it| it.reached.get()),
+            "rebuild_rate": report.rebuild.as_ref().map(|it| it.rate),
         })
     });
     let reports = reports.collect::<serde_json::Value>().to_string();
@@ -151,7 +160,11 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
              leased_until = ?3 + ?5,
              state = q.value ->> 'state', reason = q.value ->> 'reason',
              reached = q.value ->> 'reached', head = q.value ->> 'head',
-             behind_since = q.value ->> 'behind_since', rate = q.value ->> 'rate', seen_at = ?3
+             behind_since = q.value ->> 'behind_since', rate = q.value ->> 'rate', seen_at = ?3,
+             rebuild_state = q.value ->> 'rebuild_state',
+             rebuild_reason = q.value ->> 'rebuild_reason',
+             rebuild_reached = q.value ->> 'rebuild_reached',
+             rebuild_rate = q.value ->> 'rebuild_rate'
          FROM json_each(?1) q
          WHERE p.name = q.value ->> 'projection'
              AND (p.owner IS NULL OR p.owner = ?2 OR p.leased_until <= ?3)",
@@ -167,9 +180,11 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     let rows = sqlx::query(
         "SELECT p.name, coalesce(t.position, 0), coalesce(t.event_id, zeroblob(16)), coalesce(t.epoch, 0),
              p.paused, p.owner = ?2, p.term,
-             iif(p.owner <> ?2 AND p.state IN ('failing', 'stopped'), p.reason, NULL), p.owner, p.origin
+             iif(p.owner <> ?2 AND p.state IN ('failing', 'stopped'), p.reason, NULL), p.owner, p.origin,
+             n.position, n.event_id, n.epoch
          FROM json_each(?1) q JOIN backstory_projection p ON p.name = q.value ->> 'projection'
              LEFT JOIN backstory_progress t ON t.projection = p.name
+             LEFT JOIN backstory_progress n ON n.projection = p.name || '~next'
          ORDER BY q.key",
     )
     .bind(&reports)
@@ -178,7 +193,7 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     .await?;
     let mut seats = rows.iter().map(seat).collect::<Result<Vec<_>, _>>()?;
     let orders = sqlx::query(
-        "SELECT o.id, o.projection, o.kind
+        "SELECT o.id, o.projection, o.kind, o.argument
          FROM backstory_projection_order o JOIN backstory_projection p ON p.name = o.projection
          WHERE p.owner = ?1 AND o.answered_at IS NULL ORDER BY o.id",
     )
@@ -188,7 +203,7 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     for row in &orders {
         let projection: &str = row.try_get(1)?;
         // What this program does not know is left to newer ones.
-        let Ok(kind) = row.try_get::<&str, _>(2)?.parse() else {
+        let Ok(kind) = OrderKind::parse(row.try_get(2)?, row.try_get(3)?) else {
             continue;
         };
         let id = row.try_get(0)?;
@@ -211,6 +226,7 @@ fn seat(row: &SqliteRow) -> Result<Seat, sqlx::Error> {
     };
     Ok(Seat {
         projection: progress.projection.clone(),
+        rebuild: beside(row, 10, &progress, Slot::Next)?,
         progress,
         paused: row.try_get(4)?,
         leads,
@@ -228,10 +244,14 @@ fn row(row: &SqliteRow) -> Result<ProjectionRow, sqlx::Error> {
         Ok(micros.and_then(DateTime::from_timestamp_micros))
     };
     let state: &str = row.try_get(10)?;
-    let state: RowState = state
-        .parse()
-        .map_err(|unknown: UnknownWord| sqlx::Error::Decode(unknown.into()))?;
-    let mut found = ProjectionRow::new(progress, state);
+    let next = beside(row, 13, &progress, Slot::Next)?;
+    let previous = beside(row, 16, &progress, Slot::Previous)?;
+    let mut found = ProjectionRow::new(progress, row_state(state)?);
+    found.previous = previous;
+    found.rebuild = match next {
+        Some(next) => Some(rebuild(row, next)?),
+        None => None,
+    };
     found.paused = row.try_get(4)?;
     found.reason = row.try_get(5)?;
     found.reached = Position::new(row.try_get(6)?);
@@ -243,10 +263,50 @@ fn row(row: &SqliteRow) -> Result<ProjectionRow, sqlx::Error> {
     Ok(found)
 }
 
+fn rebuild(row: &SqliteRow, progress: Progress) -> Result<Rebuild, sqlx::Error> {
+    let rebuild = Rebuild::new(progress, RowState::Idle);
+    let Some(state) = row.try_get(19)? else {
+        return Ok(rebuild);
+    };
+    let reached: Option<i64> = row.try_get(21)?;
+    let rate: Option<f64> = row.try_get(22)?;
+    Ok(rebuild.reported(RebuildReport {
+        state: row_state(state)?,
+        reason: row.try_get(20)?,
+        reached: Position::new(reached.unwrap_or_default()),
+        rate: rate.unwrap_or_default(),
+    }))
+}
+
+fn row_state(word: &str) -> Result<RowState, sqlx::Error> {
+    word.parse()
+        .map_err(|unknown: UnknownWord| sqlx::Error::Decode(unknown.into()))
+}
+
+/// The progress of another read model in the columns from there on, if there is one.
+fn beside(
+    row: &SqliteRow,
+    column: usize,
+    live: &Progress,
+    slot: Slot,
+) -> Result<Option<Progress>, sqlx::Error> {
+    let Some(position) = row.try_get(column)? else {
+        return Ok(None);
+    };
+    Ok(Some(Progress {
+        projection: slot.name(&live.projection),
+        checkpoint: Checkpoint {
+            position: Position::new(position),
+            event_id: EventId::from_uuid(row.try_get(column + 1)?),
+        },
+        epoch: row.try_get(column + 2)?,
+    }))
+}
+
 async fn ordered(
     connection: &mut SqliteConnection,
     projection: &str,
-    kind: OrderKind,
+    kind: &OrderKind,
 ) -> Result<Option<i64>, sqlx::Error> {
     let now = now();
     let known = sqlx::query(
@@ -266,20 +326,22 @@ async fn ordered(
         .execute(&mut *connection)
         .await?;
     let id = sqlx::query_scalar(
-        "INSERT INTO backstory_projection_order (projection, kind, given_at) VALUES (?1, ?2, ?3)
-         RETURNING id",
+        "INSERT INTO backstory_projection_order (projection, kind, given_at, argument)
+         VALUES (?1, ?2, ?3, ?4) RETURNING id",
     )
     .bind(projection)
     .bind(kind.as_str())
     .bind(now)
+    .bind(kind.argument())
     .fetch_one(connection)
     .await?;
     Ok(Some(id))
 }
 
 async fn outcome(connection: &mut SqliteConnection, id: i64) -> Result<OrderOutcome, sqlx::Error> {
-    let found: Option<(bool, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT answered_at IS NOT NULL, process, failure FROM backstory_projection_order
+    type Found = (bool, Option<String>, Option<String>, Option<String>);
+    let found: Option<Found> = sqlx::query_as(
+        "SELECT answered_at IS NOT NULL, process, failure, note FROM backstory_projection_order
          WHERE id = ?1",
     )
     .bind(id)
@@ -288,9 +350,10 @@ async fn outcome(connection: &mut SqliteConnection, id: i64) -> Result<OrderOutc
     Ok(match found {
         None => OrderOutcome::Gone,
         Some((false, ..)) => OrderOutcome::Pending,
-        Some((_, _, Some(reason))) => OrderOutcome::Failed { reason },
-        Some((_, process, None)) => OrderOutcome::Done {
+        Some((_, _, Some(reason), _)) => OrderOutcome::Failed { reason },
+        Some((_, process, None, note)) => OrderOutcome::Done {
             process: process.unwrap_or_default(),
+            note,
         },
     })
 }

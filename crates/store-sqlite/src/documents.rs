@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
-    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Step, Target,
+    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Progress,
+    Step, Target, Turn,
 };
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
@@ -52,6 +53,10 @@ impl DocumentStore for SqliteStore {
         let written = letters::write(&mut transaction, step).await;
         written.map_err(|error| self.failed(error))?;
         Ok(self.commit(transaction).await?)
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.turn(turn).await
     }
 }
 
@@ -184,7 +189,7 @@ WHERE rowid IN (
     CROSS JOIN backstory_document d ON d.generation = c.generation AND d.key = w.value ->> 1
 )";
 
-const EMPTY: [&str; 2] = [
+pub(crate) const EMPTY: [&str; 2] = [
     "
 DELETE FROM backstory_document WHERE generation IN (
     SELECT generation FROM backstory_collection WHERE projection = ?1

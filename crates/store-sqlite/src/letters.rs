@@ -29,7 +29,9 @@ ON CONFLICT (projection, position) DO UPDATE SET
 
 const REMOVE: &str = "DELETE FROM backstory_dead_letter WHERE projection = ?1 AND position = ?2";
 
-const EMPTY: &str = "DELETE FROM backstory_dead_letter WHERE projection = ?1";
+const REWIND: &str = "DELETE FROM backstory_dead_letter WHERE projection = ?1 AND position > ?2";
+
+pub(crate) const EMPTY: &str = "DELETE FROM backstory_dead_letter WHERE projection = ?1";
 
 const LIST: &str = "
 SELECT projection, position, event_id, name, category, stream_key, key, reason, attempts, at, parked
@@ -52,11 +54,21 @@ pub(crate) async fn write(
     step: &Step,
 ) -> Result<(), sqlx::Error> {
     let projection = &step.from.projection;
-    if step.to == Target::Reset {
-        sqlx::query(EMPTY)
-            .bind(projection)
-            .execute(&mut *connection)
-            .await?;
+    match step.to {
+        Target::Reset => {
+            sqlx::query(EMPTY)
+                .bind(projection)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Target::Rewind(to) => {
+            sqlx::query(REWIND)
+                .bind(projection)
+                .bind(to.position.get())
+                .execute(&mut *connection)
+                .await?;
+        }
+        Target::Advance(_) | Target::Amend => {}
     }
     for write in &step.letters {
         let statement = match write {

@@ -50,6 +50,7 @@ mod progress;
 mod read;
 mod schema;
 mod snapshots;
+mod turn;
 mod values;
 mod watch;
 

@@ -249,6 +249,35 @@ async fn projections_are_listed_and_told_what_to_do() {
         "titles: emptied; it is built again, in pod-7\n"
     );
     projector.catch_up().await.unwrap();
+    let back = ok(
+        url,
+        &["projections", "rewind", "titles", "--to-position", "1"],
+    );
+    assert_eq!(back, "titles: rewound: back at position 1, in pod-7\n");
+    projector.catch_up().await.unwrap();
+    assert_eq!(
+        tell("rebuild"),
+        "titles: rebuilt; what was read before is kept, in pod-7\n"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(url, &["projections", "list", "--json"])).unwrap();
+    assert_eq!(json[0]["previous"], json[0]["position"]);
+    assert!(tell("roll-back").starts_with("titles: rolled back: what is read goes on at position"));
+    assert_eq!(
+        tell("drop-previous"),
+        "titles: previous one dropped, in pod-7\n"
+    );
+    let none = fails(url, &["projections", "abort-rebuild", "titles"]);
+    assert!(none.contains("it is not being rebuilt"), "{none}");
+    assert_eq!(tell("letters"), "titles: nothing was left out\n");
+    let replayed = ok(url, &["projections", "replay", "titles", "--all"]);
+    assert_eq!(replayed, "titles: no letters to replay, in pod-7\n");
+    let discarded = ok(
+        url,
+        &["projections", "discard", "titles", "--position", "2"],
+    );
+    assert_eq!(discarded, "titles: 0 discarded, in pod-7\n");
+    projector.catch_up().await.unwrap();
     let said = ok(url, &["projections", "list"]);
     assert!(
         said.starts_with("PROJECTION  STATE    REACHED  LAG  RATE  PROCESS\n"),
@@ -301,6 +330,21 @@ fn mistakes_are_answered_with_what_to_do_and_without_passwords() {
         ),
         (None, &["indexes", "create"], "backstory indexes create"),
         (None, &["grants"], "--role <ROLE>"),
+        (
+            None,
+            &["projections", "rewind", "titles"],
+            "--to-position <POSITION>|--to-time <TIME>",
+        ),
+        (
+            None,
+            &["projections", "rewind", "titles", "--to-time", "monday"],
+            "invalid value 'monday' for '--to-time <TIME>'",
+        ),
+        (
+            None,
+            &["projections", "discard", "titles"],
+            "--all|--key <KEY>|--position <POSITION>",
+        ),
         (None, &["ddl", "--schema", "a\"b"], "ASCII letters, digits"),
     ] {
         let said = fails(url, args);

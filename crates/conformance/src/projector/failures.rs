@@ -23,11 +23,11 @@ use crate::{
     kit::{PATIENCE, within},
 };
 
-const PICKY: &str = "picky";
+pub const PICKY: &str = "picky";
 
 /// Writes down the positions that it is given, by account, and does not take every amount.
 #[derive(Debug, Clone)]
-struct Picky {
+pub struct Picky {
     policy: OnFailure,
     refused: Arc<Mutex<BTreeSet<i64>>>,
 }
@@ -37,12 +37,12 @@ const PANICS: i64 = 1_000;
 const KEYLESS: i64 = 1_001;
 
 impl Picky {
-    fn new(policy: OnFailure, refused: impl IntoIterator<Item = i64>) -> Self {
+    pub fn new(policy: OnFailure, refused: impl IntoIterator<Item = i64>) -> Self {
         let refused = Arc::new(Mutex::new(refused.into_iter().collect()));
         Self { policy, refused }
     }
 
-    fn heal(&self) {
+    pub fn heal(&self) {
         self.refused.lock().unwrap().clear();
     }
 }

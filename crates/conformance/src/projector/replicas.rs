@@ -38,6 +38,7 @@ fn beat(owner: Uuid, lease: Duration) -> Beat {
             head: Position::START,
             behind_since: None,
             rate: 0.0,
+            rebuild: None,
         }],
         answers: Vec::new(),
     }
@@ -181,11 +182,12 @@ pub async fn orders_reach_the_process_that_leads<F: Fixture>(fixture: &F) {
     let operator = Operator::new(&elsewhere);
 
     book(&store, 4).await;
-    assert_eq!(within(operator.trigger(LEDGER)).await.unwrap(), "first");
+    let triggered = within(operator.trigger(LEDGER)).await.unwrap();
+    assert_eq!(triggered.process, "first");
     until(&first, |status| status.events_projected == 4).await;
 
     let paused = within(operator.pause(LEDGER)).await.unwrap();
-    assert_eq!(paused.as_deref(), Some("first"));
+    assert_eq!(paused.unwrap().process, "first");
     assert_eq!(status(&first).state, ProjectionState::Paused);
     row_until(&elsewhere, |row| {
         row.paused && row.state == RowState::Paused
@@ -196,10 +198,11 @@ pub async fn orders_reach_the_process_that_leads<F: Fixture>(fixture: &F) {
     let refused = within(second.caught_up(&receipt)).await.unwrap_err();
     assert!(refused.is_paused(), "{refused}");
     let resumed = within(operator.resume(LEDGER)).await.unwrap();
-    assert_eq!(resumed.as_deref(), Some("first"));
+    assert_eq!(resumed.unwrap().process, "first");
     within(first.caught_up(&receipt)).await.unwrap();
 
-    assert_eq!(within(operator.reset(LEDGER)).await.unwrap(), "first");
+    let reset = within(operator.reset(LEDGER)).await.unwrap();
+    assert_eq!(reset.process, "first");
     until(&first, |status| status.events_projected == 10).await;
     assert_eq!(seen(&store).await, [1, 2, 3, 4, 5]);
     // The process that stands by passes the same things on.

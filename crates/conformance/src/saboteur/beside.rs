@@ -10,7 +10,7 @@ use backstory_event::{
 use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
     DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Seat, Step, Target,
+    OrderOutcome, Progress, ProjectionRow, Seat, Step, Target, Turn,
 };
 use uuid::Uuid;
 
@@ -95,7 +95,7 @@ impl<S: CompleteStore> Control for Saboteur<S> {
         self.inner.list_projections().await
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         self.inner.order(projection, kind).await
     }
 
@@ -181,6 +181,10 @@ impl<S: CompleteStore> DocumentStore for Saboteur<S> {
                 .await?;
         }
         outcome
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.inner.turn_documents(turn).await
     }
 }
 

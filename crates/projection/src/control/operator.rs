@@ -6,7 +6,7 @@ use backstory_event::StoreError;
 use tokio::time::{Instant, sleep};
 
 use super::{Control, OrderKind, OrderOutcome, ProjectionRow, RowState};
-use crate::projector::Pulse;
+use crate::{Letters, Start, projector::Pulse};
 
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_millis(250);
@@ -21,8 +21,8 @@ const LONGEST_LOOK: Duration = Duration::from_millis(250);
 /// for row in operator.list().await? {
 ///     println!("{} {} lag {}", row.projection, row.state.as_str(), row.lag());
 /// }
-/// let process = operator.reset("open_todos").await?;
-/// println!("{process} builds it again");
+/// let done = operator.reset("open_todos").await?;
+/// println!("{} builds it again", done.process);
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
@@ -31,6 +31,16 @@ pub struct Operator {
     patience: Duration,
     // Of the projector that asks.
     pulse: Option<Arc<Pulse>>,
+}
+
+/// Who did what was wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Done {
+    /// What people call the process that did it.
+    pub process: String,
+    /// What came of it, if there is something to say.
+    pub note: Option<String>,
 }
 
 /// Why an operator's wish was not fulfilled.
@@ -105,8 +115,8 @@ impl Operator {
     ///
     /// # Errors
     /// [`OperatorError`] says why not.
-    pub async fn pause(&self, projection: &str) -> Result<Option<String>, OperatorError> {
-        self.held(projection, OrderKind::Pause).await
+    pub async fn pause(&self, projection: &str) -> Result<Option<Done>, OperatorError> {
+        self.held(projection, &OrderKind::Pause).await
     }
 
     /// Lets a projection go on: one that is paused, has stopped, or waits after a failure. Answers
@@ -114,8 +124,8 @@ impl Operator {
     ///
     /// # Errors
     /// [`OperatorError`] says why not.
-    pub async fn resume(&self, projection: &str) -> Result<Option<String>, OperatorError> {
-        self.held(projection, OrderKind::Resume).await
+    pub async fn resume(&self, projection: &str) -> Result<Option<Done>, OperatorError> {
+        self.held(projection, &OrderKind::Resume).await
     }
 
     /// Lets a projection run now, whatever its schedule says. Answers with the process that does,
@@ -123,8 +133,8 @@ impl Operator {
     ///
     /// # Errors
     /// [`OperatorError`] says why not.
-    pub async fn trigger(&self, projection: &str) -> Result<String, OperatorError> {
-        self.ask(projection, OrderKind::Trigger).await
+    pub async fn trigger(&self, projection: &str) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::Trigger).await
     }
 
     /// Empties a projection's read model and builds it again from the start of the log. Answers
@@ -132,16 +142,151 @@ impl Operator {
     ///
     /// # Errors
     /// [`OperatorError`] says why not.
-    pub async fn reset(&self, projection: &str) -> Result<String, OperatorError> {
-        self.ask(projection, OrderKind::Reset).await
+    pub async fn reset(&self, projection: &str) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::Reset).await
+    }
+
+    /// Lets a projection go back to an earlier place of the log, and project again what is behind
+    /// it, without emptying the read model: it must bear to see events twice. Letters of events
+    /// behind that place are dropped. Answers with the place.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not: for instance a place that the projection has not reached.
+    pub async fn rewind(&self, projection: &str, to: Start) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::Rewind(to)).await
+    }
+
+    /// Builds a new read model beside the live one, from the start of the log, with the code that the
+    /// leading process has now. Meanwhile the live one is read and goes on. As soon as the new one
+    /// has caught up it takes its place, in one transaction; the old one is kept until the next
+    /// rebuild, or until it is [dropped](Self::drop_previous). Answers when the rebuild has begun:
+    /// [`Self::rebuilt`] waits for its end.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not: for instance that it is being rebuilt already, or is a SQL
+    /// projection that does not name its [tables](crate::Projection::tables).
+    pub async fn rebuild(&self, projection: &str) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::Rebuild).await
+    }
+
+    /// Gives a rebuild up: what was built until now is dropped, the live read model stays.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not.
+    pub async fn abort_rebuild(&self, projection: &str) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::AbortRebuild).await
+    }
+
+    /// Takes the read model back that was the live one before the last rebuild; what is the live one
+    /// now is kept in its place. It goes on from where it was left.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not.
+    pub async fn roll_back(&self, projection: &str) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::RollBack).await
+    }
+
+    /// Drops the read model that was the live one before the last rebuild.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not.
+    pub async fn drop_previous(&self, projection: &str) -> Result<Done, OperatorError> {
+        self.ask(projection, &OrderKind::DropPrevious).await
+    }
+
+    /// Waits until a rebuild has ended, and calls `seen` with the projection's row again and again
+    /// until then, the last time when it has.
+    ///
+    /// # Errors
+    /// When it was aborted, does nothing any more after an error, no process works at it for longer
+    /// than the operator's patience, or the store is away.
+    pub async fn rebuilt(
+        &self,
+        projection: &str,
+        mut seen: impl FnMut(&ProjectionRow),
+    ) -> Result<(), OperatorError> {
+        let failed = |reason: String| OperatorError::Failed {
+            projection: projection.to_owned(),
+            reason,
+        };
+        let mut alone = Instant::now() + self.patience;
+        loop {
+            let rows = self.list().await?;
+            let found = rows.iter().find(|row| row.projection == projection);
+            let Some(row) = found else {
+                return Err(unknown(projection, rows));
+            };
+            seen(row);
+            match &row.rebuild {
+                None if row.previous.is_some() => return Ok(()),
+                None => return Err(failed("its rebuild was aborted".to_owned())),
+                Some(rebuild) if rebuild.state == RowState::Stopped => {
+                    let reason = rebuild.reason.clone().unwrap_or_default();
+                    return Err(failed(format!("its rebuild stopped: {reason}")));
+                }
+                Some(rebuild) if rebuild.state != RowState::Idle => {
+                    alone = Instant::now() + self.patience;
+                }
+                Some(_) if Instant::now() >= alone => {
+                    return Err(failed("no process goes on with its rebuild".to_owned()));
+                }
+                Some(_) => {}
+            }
+            sleep(LONGEST_LOOK).await;
+        }
+    }
+
+    /// Projects events that the projection left out; see [`RunningProjector::replay`]. Answers with
+    /// what became of them.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not.
+    ///
+    /// [`RunningProjector::replay`]: crate::RunningProjector::replay
+    pub async fn replay(
+        &self,
+        projection: &str,
+        letters: impl Into<Letters>,
+    ) -> Result<Done, OperatorError> {
+        let order = OrderKind::Replay(letters.into());
+        self.ask(projection, &order).await
+    }
+
+    /// Forgets events that the projection left out. Answers with how many.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not.
+    pub async fn discard(
+        &self,
+        projection: &str,
+        letters: impl Into<Letters>,
+    ) -> Result<Done, OperatorError> {
+        let order = OrderKind::Discard(letters.into());
+        self.ask(projection, &order).await
+    }
+
+    /// Gives any order. A pause and its end hold also when nobody answers: then the answer is
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not.
+    pub async fn tell(
+        &self,
+        projection: &str,
+        order: &OrderKind,
+    ) -> Result<Option<Done>, OperatorError> {
+        match order {
+            OrderKind::Pause | OrderKind::Resume => self.held(projection, order).await,
+            _ => self.ask(projection, order).await.map(Some),
+        }
     }
 
     /// What holds whether somebody leads the projection or not.
     async fn held(
         &self,
         projection: &str,
-        kind: OrderKind,
-    ) -> Result<Option<String>, OperatorError> {
+        kind: &OrderKind,
+    ) -> Result<Option<Done>, OperatorError> {
         let answer = self.ask(projection, kind).await;
         match answer {
             Err(OperatorError::Unanswered { .. }) => {
@@ -159,14 +304,10 @@ impl Operator {
     pub(crate) async fn ask(
         &self,
         projection: &str,
-        kind: OrderKind,
-    ) -> Result<String, OperatorError> {
+        kind: &OrderKind,
+    ) -> Result<Done, OperatorError> {
         let Some(id) = self.control.order(projection, kind).await? else {
-            let known = self.list().await?;
-            return Err(OperatorError::Unknown {
-                projection: projection.to_owned(),
-                known: known.into_iter().map(|row| row.projection).collect(),
-            });
+            return Err(unknown(projection, self.list().await?));
         };
         let deadline = Instant::now() + self.patience;
         if let Some(pulse) = &self.pulse {
@@ -180,7 +321,7 @@ impl Operator {
                 false => self.control.order_outcome(id).await?,
             };
             match outcome {
-                OrderOutcome::Done { process } => return Ok(process),
+                OrderOutcome::Done { process, note } => return Ok(Done { process, note }),
                 OrderOutcome::Failed { reason } => {
                     return Err(OperatorError::Failed {
                         projection: projection.to_owned(),
@@ -211,5 +352,12 @@ impl Operator {
         let rows = self.list().await?;
         let row = rows.iter().find(|row| row.projection == projection);
         Ok(row.is_some_and(|row| row.state != RowState::Idle))
+    }
+}
+
+fn unknown(projection: &str, known: Vec<ProjectionRow>) -> OperatorError {
+    OperatorError::Unknown {
+        projection: projection.to_owned(),
+        known: known.into_iter().map(|row| row.projection).collect(),
     }
 }

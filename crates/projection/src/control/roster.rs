@@ -6,9 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    Answer, Beat, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, Report, RowState, Seat,
+    Answer, Beat, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, Rebuild, Report, RowState,
+    Seat,
 };
-use crate::Progress;
+use crate::{Progress, Slot};
 
 /// How many answered orders are remembered.
 const REMEMBERED: usize = 1_000;
@@ -81,8 +82,10 @@ impl Roster {
             let trouble = row.report.as_ref().filter(|report| {
                 !leads && matches!(report.state, RowState::Failing | RowState::Stopped)
             });
+            let beside = progress(&Slot::Next.name(name), Raise::No);
             seats.push(Seat {
                 projection: name.clone(),
+                rebuild: (beside.epoch > 0).then_some(beside),
                 leads,
                 leader: row.lease.as_ref().filter(|_| !leads).map(|lease| Leader {
                     owner: lease.owner,
@@ -105,8 +108,9 @@ impl Roster {
         for answer in answers {
             if let Some(given) = self.orders.get_mut(&answer.id) {
                 given.outcome = match &answer.outcome {
-                    Ok(()) => OrderOutcome::Done {
+                    Ok(note) => OrderOutcome::Done {
                         process: process.to_owned(),
+                        note: note.clone(),
                     },
                     Err(reason) => OrderOutcome::Failed {
                         reason: reason.clone(),
@@ -124,7 +128,7 @@ impl Roster {
             })
             .map(|(id, given)| Order {
                 id: *id,
-                kind: given.kind,
+                kind: given.kind.clone(),
             })
             .collect()
     }
@@ -151,6 +155,12 @@ impl Roster {
                 let mut found = ProjectionRow::new(progress(name), RowState::Idle);
                 found.paused = row.paused;
                 found.seen_at = row.seen_at;
+                let [next, previous] = [Slot::Next, Slot::Previous].map(|slot| {
+                    let beside = progress(&slot.name(name));
+                    (beside.epoch > 0).then_some(beside)
+                });
+                found.previous = previous;
+                found.rebuild = next.map(|next| Rebuild::new(next, RowState::Idle));
                 if let Some(report) = &row.report {
                     found.reason.clone_from(&report.reason);
                     found.reached = report.reached;
@@ -159,6 +169,10 @@ impl Roster {
                     if let Some(lease) = lease {
                         found.state = report.state;
                         found.rate = report.rate;
+                        found.rebuild = found.rebuild.map(|rebuild| match &report.rebuild {
+                            Some(report) => rebuild.reported(report.clone()),
+                            None => rebuild,
+                        });
                         found.process = Some(lease.process.clone());
                     }
                 }
@@ -168,17 +182,17 @@ impl Roster {
     }
 
     /// See [`Control::order`](super::Control::order).
-    pub fn order(&mut self, projection: &str, kind: OrderKind) -> Option<i64> {
+    pub fn order(&mut self, projection: &str, kind: &OrderKind) -> Option<i64> {
         let row = self.rows.get_mut(projection)?;
         match kind {
             OrderKind::Pause => row.paused = true,
             OrderKind::Resume => row.paused = false,
-            OrderKind::Trigger | OrderKind::Reset => {}
+            _ => {}
         }
         self.last_order += 1;
         let given = Given {
             projection: projection.to_owned(),
-            kind,
+            kind: kind.clone(),
             outcome: OrderOutcome::Pending,
         };
         self.orders.insert(self.last_order, given);

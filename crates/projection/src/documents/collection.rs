@@ -61,7 +61,7 @@ impl Collection {
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        check_name("collection", self.name)?;
+        check_own_name("collection", self.name)?;
         if self.count > MAX_INDEXES {
             let reason = format!("{} indexed fields are more than {MAX_INDEXES}", self.count);
             return Err(Invalid::new("collection", self.name, reason));
@@ -88,6 +88,15 @@ pub(crate) fn key_text<K: Display + ?Sized>(key: &K) -> Result<String, Invalid> 
     let key = key.to_string();
     check_name("document key", &key)?;
     Ok(key)
+}
+
+/// The name of a collection or a projection: read models beside the live one have a `~` in theirs.
+pub(crate) fn check_own_name(what: &'static str, text: &str) -> Result<(), Invalid> {
+    check_name(what, text)?;
+    match text.contains('~') {
+        true => Err(Invalid::new(what, text, "it holds a `~`")),
+        false => Ok(()),
+    }
 }
 
 /// 1 to 255 bytes, no control characters.

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 
-use crate::{CommitError, Step};
+use crate::{CommitError, Progress, Step, Turn};
 
 /// A document's place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,6 +117,17 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
         writes: Vec<DocumentWrite>,
         step: &Step,
     ) -> Result<(), CommitError>;
+
+    /// Changes which collections of a projection are the live ones, with its progress and its
+    /// letters, in one transaction, and says the progress of the live ones afterwards. The name of a
+    /// collection that is not live ends with [`Slot::suffix`](crate::Slot::suffix), and so does the
+    /// name of its projection.
+    ///
+    /// # Errors
+    /// `Fenced` when the projection is not at `turn.from` any more; `Refused` when what
+    /// [`Turn::refusal`] says holds, or a collection would take the name of one that belongs to
+    /// another projection.
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError>;
 }
 
 #[async_trait]
@@ -138,5 +149,9 @@ impl<T: DocumentStore + ?Sized> DocumentStore for Arc<T> {
         step: &Step,
     ) -> Result<(), CommitError> {
         (**self).commit_documents(writes, step).await
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        (**self).turn_documents(turn).await
     }
 }

@@ -11,7 +11,7 @@ use super::{
     DocumentWrite, List, index,
     reader::{decode, place},
 };
-use crate::{CommitError, Host, LetterWrite, Progress, Step, Target, Unit};
+use crate::{CommitError, Host, LetterWrite, Progress, Slot, Step, Target, Turn, Unit};
 
 /// Keyed JSON documents: the context of a [`Projection`](crate::Projection) that needs no SQL.
 ///
@@ -57,6 +57,8 @@ use crate::{CommitError, Host, LetterWrite, Progress, Step, Target, Unit};
 #[derive(Debug)]
 pub struct Documents {
     store: Arc<dyn DocumentStore>,
+    // Which of the projection's read models it is.
+    slot: Slot,
     // What the batch has read or written, by place. The order makes writes deterministic.
     entries: BTreeMap<DocumentKey, Entry>,
 }
@@ -93,8 +95,20 @@ impl Documents {
     pub fn new(store: Arc<dyn DocumentStore>) -> Self {
         Self {
             store,
+            slot: Slot::Live,
             entries: BTreeMap::new(),
         }
+    }
+
+    /// The place of a document in the store.
+    fn place(
+        &self,
+        collection: Collection,
+        key: &(impl Display + ?Sized),
+    ) -> Result<DocumentKey, DocumentError> {
+        let mut place = place(collection, key)?;
+        place.collection += self.slot.suffix();
+        Ok(place)
     }
 
     /// One document; `None` when there is none with this key.
@@ -106,7 +120,7 @@ impl Documents {
         collection: impl Into<Collection>,
         key: &(impl Display + Sync + ?Sized),
     ) -> Result<Option<T>, DocumentError> {
-        let place = place(collection.into(), key)?;
+        let place = self.place(collection.into(), key)?;
         if !self.entries.contains_key(&place) {
             self.load(vec![place.clone()]).await?;
         }
@@ -152,8 +166,8 @@ impl Documents {
         collection: impl Into<Collection>,
         key: &(impl Display + Sync + ?Sized),
     ) -> Result<(), DocumentError> {
-        self.entries
-            .insert(place(collection.into(), key)?, Entry::Deleted);
+        let place = self.place(collection.into(), key)?;
+        self.entries.insert(place, Entry::Deleted);
         Ok(())
     }
 
@@ -194,7 +208,9 @@ impl Documents {
         list: List,
     ) -> Result<DocumentPage<T>, DocumentError> {
         let request = list.request()?;
-        let rows = self.rows(&request).await?;
+        let mut stored = request.clone();
+        stored.collection += self.slot.suffix();
+        let rows = self.rows(&stored).await?;
         list.page(request, rows)
     }
 
@@ -211,7 +227,7 @@ impl Documents {
         let collection = collection.into();
         let places: Result<Vec<_>, _> = keys
             .into_iter()
-            .map(|key| place(collection, &key))
+            .map(|key| self.place(collection, &key))
             .collect();
         let mut places = places?;
         places.sort();
@@ -272,7 +288,7 @@ impl Documents {
         owner: Option<StreamId>,
         document: &(impl Serialize + ?Sized),
     ) -> Result<(), DocumentError> {
-        let place = place(collection, key)?;
+        let place = self.place(collection, key)?;
         let body = Payload::encode(document)?;
         let indexed = index::fields(&body, collection.indexes())?;
         self.entries.insert(
@@ -360,10 +376,13 @@ fn listed(request: &DocumentList, key: &str, entry: &Entry) -> Option<DocumentRo
 #[async_trait]
 impl<S: DocumentStore + Clone> Host<Documents> for S {
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<Documents>>, StoreError> {
-        Ok(Box::new(DocumentsUnit {
-            documents: Documents::new(Arc::new(self.clone())),
-            from,
-        }))
+        let mut documents = Documents::new(Arc::new(self.clone()));
+        documents.slot = Slot::split(&from.projection).1;
+        Ok(Box::new(DocumentsUnit { documents, from }))
+    }
+
+    async fn turn(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.turn_documents(turn).await
     }
 }
 

@@ -384,7 +384,7 @@ fn a_reset_builds_again_at_once() {
     world.pass(millis(1_000));
     world.engine.stopped();
     world.read = 0;
-    world.engine.reset(world.now, at(3));
+    world.engine.moved(world.now, Position::START, at(3));
     world.settle();
     assert_eq!(world.ends(), [3, 3]);
 }

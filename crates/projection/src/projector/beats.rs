@@ -8,12 +8,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::{
-    board::{Command, Mode, Snapshot, Waiters},
+    board::{Command, Snapshot, Told, Waiters},
     origin,
     ring::Ring,
     time::Timeline,
 };
-use crate::{Answer, Beat, Control, Order, Progress, Report, RowState, Seat, engine::Time};
+use crate::{
+    Answer, Beat, Control, Order, Progress, RebuildReport, Report, RowState, Seat, Slot,
+    engine::Time,
+};
 
 /// Beats per lease: so many may fail before it is lost.
 const BEATS: u32 = 5;
@@ -36,14 +39,14 @@ pub(crate) struct Place {
 
 impl Place {
     /// Who leads knows better how far it is, unless somebody else has changed that.
-    fn is_news(&self, seat: &Seat) -> bool {
-        let progress = match seat.leads {
-            true => self.progress.epoch != seat.progress.epoch,
-            false => self.progress != seat.progress,
+    fn is_news(&self, new: &Self) -> bool {
+        let progress = match new.leads {
+            true => self.progress.epoch != new.progress.epoch,
+            false => self.progress != new.progress,
         };
         progress
-            || (self.leads, self.term, self.paused) != (seat.leads, seat.term, seat.paused)
-            || self.trouble != seat.trouble
+            || (self.leads, self.term, self.paused) != (new.leads, new.term, new.paused)
+            || self.trouble != new.trouble
     }
 }
 
@@ -59,6 +62,20 @@ impl From<&Seat> for Place {
     }
 }
 
+impl Place {
+    /// The place of the task that builds a new read model: where the live one is led.
+    pub(crate) fn beside(seat: &Seat) -> Self {
+        let nothing = || Progress::start(Slot::Next.name(&seat.projection));
+        Self {
+            leads: seat.leads && seat.rebuild.is_some(),
+            term: seat.term,
+            progress: seat.rebuild.clone().unwrap_or_else(nothing),
+            paused: false,
+            trouble: None,
+        }
+    }
+}
+
 /// Hurries the beats.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
@@ -70,12 +87,34 @@ pub(crate) struct Pulse {
 
 /// One projection, as the beats see it.
 pub(crate) struct Member {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) place: watch::Sender<Place>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) speed: Speed,
+    pub(crate) beside: Beside,
+}
+
+/// The task that builds a new read model when one is wanted.
+pub(crate) struct Beside {
+    pub(crate) snapshot: watch::Receiver<Snapshot>,
+    pub(crate) place: watch::Sender<Place>,
+    pub(crate) speed: Speed,
+}
+
+impl Beside {
+    fn report(&mut self, now: Time) -> Option<RebuildReport> {
+        let snapshot = self.snapshot.borrow();
+        let reached = snapshot.reached;
+        let rate = self.speed.at(now, reached.get().unsigned_abs());
+        (!snapshot.standby).then(|| RebuildReport {
+            state: snapshot.row_state(),
+            reason: snapshot.reason_if_any(),
+            reached,
+            rate,
+        })
+    }
 }
 
 impl Member {
@@ -89,19 +128,14 @@ impl Member {
         let snapshot = self.snapshot.borrow();
         let head = ring.head().max(snapshot.scanned);
         Report {
-            projection: self.name.to_owned(),
-            state: match snapshot.mode {
-                Mode::Running | Mode::Standby => RowState::Running,
-                Mode::Paused => RowState::Paused,
-                Mode::Failing => RowState::Failing,
-                Mode::Finished => RowState::Finished,
-                Mode::Stopped | Mode::Ended => RowState::Stopped,
-            },
+            projection: self.name.clone(),
+            state: snapshot.row_state(),
             reason: snapshot.reason_if_any(),
             reached: snapshot.reached,
             head,
             behind_since: snapshot.at.filter(|_| snapshot.reached < head),
             rate: self.speed.at(now, snapshot.events),
+            rebuild: self.beside.report(now),
         }
     }
 }
@@ -139,7 +173,7 @@ pub(crate) struct Beats {
     leaving: watch::Receiver<bool>,
     members: Vec<Member>,
     /// Orders that a task is at.
-    open: Vec<(i64, oneshot::Receiver<Result<(), String>>)>,
+    open: Vec<(i64, oneshot::Receiver<Told>)>,
     answers: Vec<Answer>,
     /// The leases hold at least until then.
     until: Time,
@@ -270,13 +304,8 @@ impl Beats {
             return;
         };
         // A task that is woken gives up what it reads: only for news.
-        member.place.send_if_modified(|place| {
-            let news = place.is_news(seat);
-            if news {
-                *place = seat.into();
-            }
-            news
-        });
+        tell(&member.place, seat.into());
+        tell(&member.beside.place, Place::beside(seat));
         for Order { id, kind } in &seat.orders {
             let known = self.open.iter().any(|(open, _)| open == id)
                 || self.answers.iter().any(|answer| answer.id == *id);
@@ -285,7 +314,7 @@ impl Beats {
             }
             let (answer, outcome) = oneshot::channel();
             // A task that has much to do gets it with a later beat.
-            let command = Command::Order(*kind, answer);
+            let command = Command::Order(kind.clone(), answer);
             if member.commands.try_send(command).is_ok() {
                 self.open.push((*id, outcome));
             }
@@ -308,11 +337,21 @@ impl Beats {
 
     fn everybody_stands_by(&self) {
         for member in &self.members {
-            member
-                .place
-                .send_if_modified(|place| std::mem::take(&mut place.leads));
+            for place in [&member.place, &member.beside.place] {
+                place.send_if_modified(|place| std::mem::take(&mut place.leads));
+            }
         }
     }
+}
+
+fn tell(place: &watch::Sender<Place>, new: Place) {
+    place.send_if_modified(|place| {
+        let news = place.is_news(&new);
+        if news {
+            *place = new;
+        }
+        news
+    });
 }
 
 /// What the first beat needs.
@@ -339,6 +378,7 @@ impl Report {
             head: backstory_event::Position::START,
             behind_since,
             rate: 0.0,
+            rebuild: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     beats::Pulse,
     error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
 };
-use crate::{LetterCount, OrderKind};
+use crate::{LetterCount, OrderKind, RowState};
 
 /// What a projection is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,22 @@ pub struct ProjectionStatus {
     pub dead_letters: Option<u64>,
     /// Of how many keys the events are left out until somebody replays or discards their letters.
     pub parked_keys: Option<u64>,
+    /// The read model that this process builds beside the live one, if it does.
+    pub rebuild: Option<RebuildStatus>,
+}
+
+/// How a rebuild is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RebuildStatus {
+    /// Up to here the new read model contains the log.
+    pub reached: Position,
+    /// How many events of the log it has not passed yet, wanted or not.
+    pub lag: u64,
+    /// What it is doing.
+    pub state: ProjectionState,
+    /// How many stored events it was given and has stored, since this process began with it.
+    pub events_projected: u64,
 }
 
 /// The newest that is known of a projection.
@@ -154,6 +170,17 @@ impl Snapshot {
         }
     }
 
+    /// What it is doing, in a word for other processes.
+    pub(crate) fn row_state(&self) -> RowState {
+        match self.mode {
+            Mode::Running | Mode::Standby => RowState::Running,
+            Mode::Paused => RowState::Paused,
+            Mode::Failing => RowState::Failing,
+            Mode::Finished => RowState::Finished,
+            Mode::Stopped | Mode::Ended => RowState::Stopped,
+        }
+    }
+
     /// Why it will not get on by itself soon, if so.
     pub(crate) fn trouble(&self, projection: &str) -> Option<ProjectorError> {
         let projection = projection.to_owned();
@@ -206,28 +233,36 @@ impl Snapshot {
     }
 }
 
+/// What was done, in words if there is something to say; or why not.
+pub(crate) type Told = Result<Option<String>, String>;
+
 /// What somebody tells a projection's task.
 pub(crate) enum Command {
     Trigger(Position),
     Reset(oneshot::Sender<Result<(), ProjectorError>>),
     /// From any process, through the store.
-    Order(OrderKind, oneshot::Sender<Result<(), String>>),
+    Order(OrderKind, oneshot::Sender<Told>),
     Replay(
         Letters,
         oneshot::Sender<Result<ReplayReport, ProjectorError>>,
     ),
     Discard(Letters, oneshot::Sender<Result<u64, ProjectorError>>),
+    /// From the task beside it: the new read model has caught up. It is the live one now, or the
+    /// answer says why not.
+    Swap(oneshot::Sender<Result<(), String>>),
 }
 
 /// How somebody reaches a projection's task.
 pub(crate) struct Remote {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// It runs once.
     pub(crate) once: bool,
     pub(crate) filter: backstory_event::EventFilter,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) commands: mpsc::Sender<Command>,
+    /// Of the task that builds a new read model.
+    pub(crate) beside: watch::Receiver<Snapshot>,
 }
 
 /// The positions that somebody waits for.

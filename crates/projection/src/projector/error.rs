@@ -167,6 +167,16 @@ pub enum ProjectorErrorKind {
         /// The error and its causes.
         reason: String,
     },
+    /// The projection could not do what was wanted of it. Nothing was changed.
+    #[error("projection `{projection}` could not do what was wanted ({order}): {reason}")]
+    Refused {
+        /// The projection.
+        projection: String,
+        /// What was wanted.
+        order: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The grace of a shutdown ended before these projections had finished. What is left is
     /// projected after the next start.
     #[error("the grace of the shutdown ended before these had finished: {}", projections.join(", "))]

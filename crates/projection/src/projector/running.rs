@@ -11,14 +11,14 @@ use tokio::{
 };
 
 use super::{
-    Awaited, ProjectionStatus, ProjectorOptions,
+    Awaited, ProjectionStatus, ProjectorOptions, RebuildStatus,
     beats::Pulse,
     board::{Command, Mode, Remote, Snapshot},
     error::{ProjectorError, ProjectorErrorKind},
     ring::Ring,
 };
 
-use crate::{Control, DeadLetters, LetterQuery, Operator, OperatorError, OrderKind};
+use crate::{Control, DeadLetters, Done, LetterQuery, Operator, OperatorError, OrderKind, Start};
 
 /// What a shutdown left behind: see [`RunningProjector::shutdown`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl RunningProjector {
     pub async fn trigger(&self, name: &str) -> Result<(), ProjectorError> {
         let remote = self.remote(name)?;
         if remote.stands_by() {
-            return self.order(name, OrderKind::Trigger).await;
+            return self.order(name, OrderKind::Trigger).await.map(drop);
         }
         let head = self.log.head().await?;
         remote.send(Command::Trigger(head.position)).await
@@ -130,7 +130,7 @@ impl RunningProjector {
     pub async fn reset(&self, name: &str) -> Result<(), ProjectorError> {
         let remote = self.remote(name)?;
         if remote.stands_by() {
-            return self.order(name, OrderKind::Reset).await;
+            return self.order(name, OrderKind::Reset).await.map(drop);
         }
         let (answer, outcome) = oneshot::channel();
         remote.send(Command::Reset(answer)).await?;
@@ -143,7 +143,7 @@ impl RunningProjector {
     /// # Errors
     /// When there is no such projection, it has ended, or the store is away.
     pub async fn pause(&self, name: &str) -> Result<(), ProjectorError> {
-        self.order(name, OrderKind::Pause).await
+        self.order(name, OrderKind::Pause).await.map(drop)
     }
 
     /// Lets a projection go on, in the process that leads it: one that is paused, has stopped, or
@@ -152,21 +152,80 @@ impl RunningProjector {
     /// # Errors
     /// When there is no such projection, it has ended, or the store is away.
     pub async fn resume(&self, name: &str) -> Result<(), ProjectorError> {
-        self.order(name, OrderKind::Resume).await
+        self.order(name, OrderKind::Resume).await.map(drop)
     }
 
-    async fn order(&self, name: &str, kind: OrderKind) -> Result<(), ProjectorError> {
+    /// As [`Operator::rewind`](crate::Operator::rewind).
+    ///
+    /// # Errors
+    /// When there is no such projection, it has not come that far, it has ended, or the store is
+    /// away.
+    pub async fn rewind(&self, name: &str, to: Start) -> Result<(), ProjectorError> {
+        self.order(name, OrderKind::Rewind(to)).await.map(drop)
+    }
+
+    /// As [`Operator::rebuild`](crate::Operator::rebuild).
+    ///
+    /// # Errors
+    /// When there is no such projection, it cannot be rebuilt or is being so already, it has ended,
+    /// or the store is away.
+    pub async fn rebuild(&self, name: &str) -> Result<(), ProjectorError> {
+        self.order(name, OrderKind::Rebuild).await.map(drop)
+    }
+
+    /// As [`Operator::abort_rebuild`](crate::Operator::abort_rebuild).
+    ///
+    /// # Errors
+    /// When there is no such projection, it is not being rebuilt, it has ended, or the store is
+    /// away.
+    pub async fn abort_rebuild(&self, name: &str) -> Result<(), ProjectorError> {
+        self.order(name, OrderKind::AbortRebuild).await.map(drop)
+    }
+
+    /// As [`Operator::roll_back`](crate::Operator::roll_back).
+    ///
+    /// # Errors
+    /// When there is no such projection, no previous read model, it has ended, or the store is
+    /// away.
+    pub async fn roll_back(&self, name: &str) -> Result<(), ProjectorError> {
+        self.order(name, OrderKind::RollBack).await.map(drop)
+    }
+
+    /// As [`Operator::drop_previous`](crate::Operator::drop_previous).
+    ///
+    /// # Errors
+    /// When there is no such projection, no previous read model, it has ended, or the store is
+    /// away.
+    pub async fn drop_previous(&self, name: &str) -> Result<(), ProjectorError> {
+        self.order(name, OrderKind::DropPrevious).await.map(drop)
+    }
+
+    /// Waits until a rebuild has ended, in whatever process it runs.
+    ///
+    /// # Errors
+    /// When there is no such projection, its rebuild was aborted or does nothing any more after an
+    /// error, or the store is away.
+    pub async fn rebuilt(&self, name: &str) -> Result<(), ProjectorError> {
+        self.remote(name)?;
+        let operator = Operator::over(Arc::clone(&self.control), Some(Arc::clone(&self.pulse)))
+            .with_patience(self.options.deadline);
+        let rebuilt = operator.rebuilt(name, |_| {}).await;
+        rebuilt.map_err(|error| refused(error, &OrderKind::Rebuild))
+    }
+
+    /// Tells whoever leads the projection.
+    pub(super) async fn order(&self, name: &str, kind: OrderKind) -> Result<Done, ProjectorError> {
         let remote = self.remote(name)?;
         if remote.has_ended() {
             return Err(remote.ended());
         }
         let operator = Operator::over(Arc::clone(&self.control), Some(Arc::clone(&self.pulse)))
             .with_patience(self.options.deadline);
-        let asked = operator.ask(name, kind);
+        let asked = operator.ask(name, &kind);
         let mut snapshots = remote.snapshot.clone();
         let mut ended = pin!(async { while snapshots.changed().await.is_ok() {} });
         tokio::select! {
-            answer = asked => answer.map(drop).map_err(|error| refused(error, kind)),
+            answer = asked => answer.map_err(|error| refused(error, &kind)),
             () = &mut ended => Err(remote.ended()),
         }
     }
@@ -204,7 +263,7 @@ impl RunningProjector {
             .remotes
             .iter()
             .filter(|remote| !remote.has_ended())
-            .map(|remote| remote.name.to_owned())
+            .map(|remote| remote.name.clone())
             .collect();
         self.tasks.iter().for_each(AbortHandle::abort);
         if !in_time && !late.is_empty() {
@@ -228,7 +287,7 @@ impl RunningProjector {
     pub(super) fn remote(&self, name: &str) -> Result<&Remote, ProjectorError> {
         let found = self.remotes.iter().find(|remote| remote.name == name);
         found.ok_or_else(|| {
-            let names = self.remotes.iter().map(|remote| remote.name.to_owned());
+            let names = self.remotes.iter().map(|remote| remote.name.clone());
             ProjectorError::new(ProjectorErrorKind::UnknownProjection {
                 projection: name.to_owned(),
                 known: names.collect(),
@@ -267,7 +326,7 @@ impl RunningProjector {
         if known.is_some_and(|count| count.letters == 0) {
             return Ok(());
         }
-        let query = LetterQuery::of(remote.name)
+        let query = LetterQuery::of(&*remote.name)
             .after(Position::new(awaited.first.get() - 1))
             .limit(1);
         let letter = self.letters.list_letters(&query).await?.into_iter().next();
@@ -293,7 +352,7 @@ impl RunningProjector {
 }
 
 /// What an operator's error is to somebody who has the projector.
-fn refused(error: OperatorError, kind: OrderKind) -> ProjectorError {
+fn refused(error: OperatorError, kind: &OrderKind) -> ProjectorError {
     match error {
         OperatorError::Unknown { projection, known } => {
             ProjectorError::new(ProjectorErrorKind::UnknownProjection { projection, known })
@@ -306,11 +365,15 @@ fn refused(error: OperatorError, kind: OrderKind) -> ProjectorError {
             order: kind.as_str(),
             deadline: patience,
         }),
-        OperatorError::Failed { projection, reason } if kind == OrderKind::Reset => {
+        OperatorError::Failed { projection, reason } if *kind == OrderKind::Reset => {
             ProjectorError::new(ProjectorErrorKind::NotReset { projection, reason })
         }
-        OperatorError::Failed { reason, .. } => {
-            ProjectorError::new(ProjectorErrorKind::Store { reason })
+        OperatorError::Failed { projection, reason } => {
+            ProjectorError::new(ProjectorErrorKind::Refused {
+                projection,
+                order: kind.as_str(),
+                reason,
+            })
         }
         OperatorError::Store(error) => error.into(),
     }
@@ -319,7 +382,7 @@ fn refused(error: OperatorError, kind: OrderKind) -> ProjectorError {
 fn timed_out(concerned: &[&Remote], awaited: Position, deadline: Duration) -> ProjectorError {
     let behind = concerned
         .iter()
-        .map(|remote| (remote.name, remote.snapshot.borrow().reached))
+        .map(|remote| (remote.name.as_str(), remote.snapshot.borrow().reached))
         .min_by_key(|(_, reached)| *reached);
     let (name, after) = behind.unwrap_or_default();
     ProjectorError::new(ProjectorErrorKind::TimedOut {
@@ -350,7 +413,7 @@ impl Remote {
                 if there(&snapshot) {
                     return Ok(());
                 }
-                if let Some(trouble) = snapshot.trouble(self.name) {
+                if let Some(trouble) = snapshot.trouble(&self.name) {
                     return Err(trouble);
                 }
             }
@@ -378,7 +441,7 @@ impl Remote {
         };
         ProjectorError::with_source(
             ProjectorErrorKind::Stopped {
-                projection: self.name.to_owned(),
+                projection: self.name.clone(),
                 after: ended.reached,
                 reason: "the projector was shut down".to_owned(),
             },
@@ -399,7 +462,7 @@ impl Remote {
     fn status(&self, head: Position) -> ProjectionStatus {
         let snapshot = self.snapshot.borrow();
         ProjectionStatus {
-            name: self.name.to_owned(),
+            name: self.name.clone(),
             checkpoint: snapshot.checkpoint,
             reached: snapshot.reached,
             head,
@@ -410,7 +473,18 @@ impl Remote {
             batches: snapshot.batches,
             dead_letters: snapshot.left_out.map(|count| count.letters),
             parked_keys: snapshot.left_out.map(|count| count.parked_keys),
+            rebuild: self.rebuild(head),
         }
+    }
+
+    fn rebuild(&self, head: Position) -> Option<RebuildStatus> {
+        let snapshot = self.beside.borrow();
+        (!snapshot.standby).then(|| RebuildStatus {
+            reached: snapshot.reached,
+            lag: head.get().abs_diff(snapshot.reached.get()),
+            state: snapshot.state(),
+            events_projected: snapshot.events,
+        })
     }
 }
 

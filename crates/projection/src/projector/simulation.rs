@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -23,17 +23,19 @@ use super::*;
 use crate::{
     self as projection, Beat, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
     DocumentStore, DocumentWrite, Documents, LetterCount, LetterQuery, OnFailure, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Raise, Roster, Seat, Start, Step,
+    OrderOutcome, Progress, ProjectionRow, Raise, Roster, Seat, Slot, Start, Step, Turn, TurnKind,
     failure::Outcome,
     test_util::{MemoryDocuments, block_on},
 };
-use board::{Command, Mode, Waiting};
+use board::{Command, Mode, Remote, Waiting};
 
 /// So many, unless `BACKSTORY_SEEDS` says which: `0..100000`, or `929..930` to see one again.
 const SEEDS: u64 = 10_000;
 const STEPS: usize = 120;
 const THREADS: u64 = 4;
 const LEDGERS: [&str; 2] = ["ledger_0", "ledger_1"];
+/// How often read models changed places, by [`TurnKind`].
+static TURNS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(prefix = "money", crate = "backstory_event")]
@@ -155,7 +157,7 @@ impl Store {
     /// What a ledger should hold of the log up to there.
     fn wanted(&self, name: &str, up_to: Position) -> Vec<i64> {
         let start = match self.0.start {
-            Start::Position(start) if name == LEDGERS[1] => start,
+            Start::Position(start) if Slot::split(name).0 == LEDGERS[1] => start,
             _ => Position::START,
         };
         let log = self.log();
@@ -214,6 +216,12 @@ impl Store {
         Ok(())
     }
 
+    /// True while a ledger is being rebuilt.
+    fn is_rebuilt(&self) -> bool {
+        let next = LEDGERS.map(|name| self.0.documents.load_progress_now(&Slot::Next.name(name)));
+        next.iter().any(|next| next.epoch > 0)
+    }
+
     /// What a ledger has left out.
     fn letters(&self, name: &str) -> Vec<DeadLetter> {
         let all = LetterQuery::of(name).limit(usize::MAX);
@@ -231,7 +239,11 @@ impl Store {
             assert!(letters.is_empty() && seen.is_sorted(), "{seen:?}");
         }
         all.sort_unstable();
-        assert_eq!(all, self.wanted(name, up_to), "each event exactly once");
+        assert_eq!(
+            all,
+            self.wanted(name, up_to),
+            "{name}: each event exactly once"
+        );
         if self.0.policy.outcome == Outcome::Park {
             for key in 0..3 {
                 self.check_order(&key.to_string(), &seen, &letters);
@@ -252,6 +264,7 @@ impl Store {
 
     /// What a ledger holds, and up to where it should hold everything.
     fn ledger(&self, name: &str) -> (Vec<i64>, Position) {
+        // A collection has the name of its ledger, also while it is being rebuilt.
         let place = DocumentKey {
             collection: name.to_owned(),
             key: "all".to_owned(),
@@ -368,7 +381,7 @@ impl Control for Store {
         Err(StoreErrorKind::Closed.into())
     }
 
-    async fn order(&self, projection: &str, kind: OrderKind) -> Result<Option<i64>, StoreError> {
+    async fn order(&self, projection: &str, kind: &OrderKind) -> Result<Option<i64>, StoreError> {
         Ok(self.0.roster.lock().unwrap().order(projection, kind))
     }
 
@@ -436,6 +449,16 @@ impl DocumentStore for Store {
         // The answer may be lost although the batch is stored.
         self.step().await?;
         Ok(())
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        self.step().await?;
+        let progress = self.0.documents.turn_documents(turn).await?;
+        TURNS[turn.kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.check(&progress.projection);
+        // The answer may be lost although it is done.
+        self.step().await?;
+        Ok(progress)
     }
 }
 
@@ -515,15 +538,20 @@ impl Process {
     fn disturb(&mut self, store: &Store, resets: bool) {
         let remote = &self.running.remotes[store.below(2) as usize];
         let order = |kind| {
-            store.0.roster.lock().unwrap().order(remote.name, kind);
+            store.0.roster.lock().unwrap().order(&remote.name, &kind);
         };
-        let command = match store.below(14) {
+        let command = match store.below(22) {
+            14..=17 => return order(OrderKind::Rebuild),
+            18 | 19 => return order(OrderKind::AbortRebuild),
+            20 | 21 if resets => return order(OrderKind::RollBack),
             0 => return order(OrderKind::Pause),
             1 | 2 => return order(OrderKind::Resume),
             3 => Command::Trigger(store.head()),
             6 => {
-                let kinds = [OrderKind::Trigger, OrderKind::Reset];
-                return order(kinds[usize::from(resets)]);
+                return order(match resets {
+                    true => OrderKind::Reset,
+                    false => OrderKind::Trigger,
+                });
             }
             4 if resets => Command::Reset(tokio::sync::oneshot::channel().0),
             5 => {
@@ -554,7 +582,7 @@ impl Process {
             event.decode::<Money>().is_ok()
         };
         for number in 0..self.running.remotes.len() {
-            let name = self.running.remotes[number].name;
+            let name = &self.running.remotes[number].name.clone();
             store.check(name);
             let (_, up_to) = store.ledger(name);
             let missing = store.wanted(name, store.head()).len() - store.wanted(name, up_to).len();
@@ -576,7 +604,7 @@ impl Process {
         }
         store.0.over.store(true, Ordering::Relaxed);
         for number in 0..self.running.remotes.len() {
-            let name = self.running.remotes[number].name;
+            let name = &self.running.remotes[number].name.clone();
             let letters = store.letters(name).len() as u64;
             let discarded = self.ask(number, clock, |answer| {
                 Command::Discard(Letters::All, answer)
@@ -626,15 +654,11 @@ fn resume_all(store: &Store, clock: &ManualClock, processes: &mut [Option<Proces
     }
     let order = |name| {
         let mut roster = store.0.roster.lock().unwrap();
-        roster.order(name, OrderKind::Resume).unwrap()
+        roster.order(name, &OrderKind::Resume).unwrap()
     };
     let orders = LEDGERS.map(order);
-    let answered = |id: &i64| {
-        let outcome = store.0.roster.lock().unwrap().outcome(*id);
-        outcome != OrderOutcome::Pending
-    };
     let mut rounds = 0;
-    while !orders.iter().all(answered) {
+    while !orders.iter().all(|id| answered(store, *id)) {
         for process in processes.iter_mut().flatten() {
             process.poll_all();
         }
@@ -642,6 +666,11 @@ fn resume_all(store: &Store, clock: &ManualClock, processes: &mut [Option<Proces
         rounds += 1;
         assert!(rounds < 5_000, "nobody takes an order");
     }
+}
+
+fn answered(store: &Store, order: i64) -> bool {
+    let outcome = store.0.roster.lock().unwrap().outcome(order);
+    outcome != OrderOutcome::Pending
 }
 
 fn seed_of(store: &Store) -> u64 {
@@ -695,9 +724,9 @@ fn simulate(seed: u64) {
         for process in processes.iter().flatten().filter(|_| !resets) {
             for remote in &process.running.remotes {
                 let reached = remote.snapshot.borrow().reached;
-                let (_, up_to) = store.ledger(remote.name);
-                store.check(remote.name);
-                let wanted = |up_to| store.wanted(remote.name, up_to).len();
+                let (_, up_to) = store.ledger(&remote.name);
+                store.check(&remote.name);
+                let wanted = |up_to| store.wanted(&remote.name, up_to).len();
                 let behind = wanted(reached) - wanted(up_to.min(reached));
                 assert_eq!(behind, 0, "it says that it is farther than it is");
             }
@@ -730,6 +759,7 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
         }
     }
     let head = store.head();
+    let mut rolled_back = None;
     for _ in 0..5_000 {
         for process in processes.iter_mut().flatten() {
             process.poll_all();
@@ -738,7 +768,16 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
             .iter()
             .flatten()
             .all(|process| process.is_done(head))
+            && !store.is_rebuilt()
+            && rolled_back.is_none_or(|order| answered(store, order))
         {
+            // Then they catch up once more.
+            if rolled_back.is_none() && store.below(3) == 0 {
+                let mut roster = store.0.roster.lock().unwrap();
+                let name = LEDGERS[store.below(2) as usize];
+                rolled_back = roster.order(name, &OrderKind::RollBack);
+                continue;
+            }
             drop(waiting);
             let process = processes.iter_mut().flatten().next();
             return process.unwrap().empty_letters(store, clock);
@@ -783,6 +822,7 @@ fn whatever_dies_whenever_each_event_is_projected_exactly_once() {
             first.parse().unwrap()..end.parse().unwrap()
         }
     };
+    let many = seeds.end - seeds.start >= 1_000;
     std::thread::scope(|threads| {
         for first in seeds.start..seeds.start + THREADS {
             let seeds = seeds.clone();
@@ -794,4 +834,14 @@ fn whatever_dies_whenever_each_event_is_projected_exactly_once() {
             });
         }
     });
+    let turns = [
+        TurnKind::Begin,
+        TurnKind::Abort,
+        TurnKind::Swap,
+        TurnKind::RollBack,
+    ];
+    for turn in turns.into_iter().filter(|_| many) {
+        let count = TURNS[turn as usize].load(Ordering::Relaxed);
+        assert!(count >= 20, "{turn:?} happened {count} times");
+    }
 }

@@ -13,21 +13,20 @@ use super::{
     beats::{Place, Pulse},
     blame,
     board::{Command, Mode, Snapshot, Waiters},
-    error::{Elsewhere, ProjectorError, ProjectorErrorKind, SharedError, chain},
+    error::{Elsewhere, SharedError, chain},
+    rebuild::Other,
     source::Source,
     start,
     time::Timeline,
     worker::{Batch, BatchError, Failure, Worker},
 };
 use crate::{
-    Checkpoints, DeadLetters, LetterCount, OrderKind, Progress, Start,
+    Checkpoints, DeadLetters, LetterCount, Progress, Start, TurnKind,
     engine::{Action, Engine},
 };
 
 /// The most bytes of payload that a projection buffers, whatever its batch size.
 const MAX_BYTES: usize = 16 << 20;
-/// How often a reset is tried that others disturb.
-const RESET_ATTEMPTS: usize = 100;
 
 pub(crate) struct Task {
     pub(crate) worker: Arc<dyn Worker>,
@@ -42,6 +41,9 @@ pub(crate) struct Task {
     pub(crate) progress: Progress,
     pub(crate) buffer: Vec<RecordedEvent>,
     pub(crate) bytes: usize,
+    /// What it has stored.
+    pub(crate) events: u64,
+    pub(crate) batches: u64,
     pub(crate) error: Option<SharedError>,
     /// Why the projection's code failed last.
     pub(crate) blamed: Option<SharedError>,
@@ -58,6 +60,7 @@ pub(crate) struct Task {
     pub(crate) pulse: Arc<Pulse>,
     /// The end of the log when the projector is to shut down.
     pub(crate) closing: watch::Receiver<Option<Position>>,
+    pub(crate) other: Other,
 }
 
 impl Task {
@@ -68,6 +71,9 @@ impl Task {
             self.engine.awaited(self.waiters.highest());
             let action = self.engine.next(self.time.now());
             self.publish(false);
+            if self.offer().await {
+                continue;
+            }
             match action {
                 Action::Run => self.run_batch(None).await,
                 Action::LeaveOut => self.leave_out().await,
@@ -76,7 +82,10 @@ impl Task {
                     Err(error) => self.failed(Arc::new(error)),
                 },
                 Action::Reload => self.reload().await,
-                Action::Wait(until) => self.wait(until).await,
+                Action::Wait(until) => {
+                    let until = self.until_offer(until);
+                    self.wait(until).await;
+                }
                 Action::Stop => break,
             }
         }
@@ -162,10 +171,8 @@ impl Task {
                 self.progress = done.progress;
                 self.error = None;
                 self.count_letters(&done.letters, done.parked);
-                self.snapshot.send_modify(|snapshot| {
-                    snapshot.events += done.projected as u64;
-                    snapshot.batches += u64::from(done.taken > 0);
-                });
+                self.events += done.projected as u64;
+                self.batches += u64::from(done.taken > 0);
                 let left = self.buffer.first().map(RecordedEvent::position);
                 self.engine.committed(
                     self.time.now(),
@@ -191,26 +198,33 @@ impl Task {
 
     async fn reload(&mut self) {
         match self.begin().await {
-            Ok(()) => self.now = None,
+            Ok(None) => self.now = None,
+            // The rebuild has ended: somebody else has swapped or aborted it.
+            Ok(Some(gone)) => return self.give_up(gone),
             Err(BatchError::Fenced) => return self.engine.fenced(self.time.now()),
             Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
                 return self.failed(error);
             }
         }
         match self.load().await {
+            Ok((progress, _)) if self.is_gone(&progress) => self.give_up(progress),
             Ok((progress, left_out)) => self.rewind(progress, Some(left_out)),
             Err(error) => self.failed(Arc::new(error)),
         }
     }
 
-    /// Moves a progress that is at the start of the log to where the projection begins.
-    async fn begin(&mut self) -> Result<(), BatchError> {
+    /// Moves a progress that is at the start of the log to where the projection begins. If there is
+    /// none to be moved, that is the answer.
+    async fn begin(&mut self) -> Result<Option<Progress>, BatchError> {
         if self.start == Start::Beginning {
-            return Ok(());
+            return Ok(None);
         }
         let progress = self.checkpoints.load_progress(self.worker.name()).await?;
+        if self.is_gone(&progress) {
+            return Ok(Some(progress));
+        }
         if progress.checkpoint.position > Position::START {
-            return Ok(());
+            return Ok(None);
         }
         let to = start::find(&*self.log, self.start, self.now).await?;
         if to.position > Position::START {
@@ -224,7 +238,7 @@ impl Task {
             };
             self.worker.run(nothing).await?;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Before anything else is done, the start is stored: whatever happens then, nothing behind it
@@ -324,67 +338,17 @@ impl Task {
                 self.publish(false);
                 let _ = answer.send(outcome);
             }
+            Command::Swap(answer) => {
+                let swapped = self.turn(TurnKind::Swap).await;
+                self.publish(false);
+                let _ = answer.send(swapped.map(drop));
+            }
             Command::Discard(letters, answer) => {
                 let outcome = self.discard(letters).await;
                 self.publish(false);
                 let _ = answer.send(outcome);
             }
         }
-    }
-
-    async fn execute(&mut self, kind: OrderKind) -> Result<(), String> {
-        match kind {
-            OrderKind::Pause => self.engine.paused(),
-            OrderKind::Resume => self.engine.resumed(),
-            OrderKind::Trigger => {
-                let head = self.log.head().await.map_err(|error| chain(&error))?;
-                self.engine.triggered(head.position);
-            }
-            OrderKind::Reset => self.reset().await.map_err(|error| match error.kind() {
-                ProjectorErrorKind::NotReset { reason, .. } => reason.clone(),
-                _ => chain(&error),
-            })?,
-        }
-        Ok(())
-    }
-
-    async fn reset(&mut self) -> Result<(), ProjectorError> {
-        let name = self.worker.name();
-        if self.engine.is_standby() {
-            return Err(ProjectorError::new(ProjectorErrorKind::NotReset {
-                projection: name.to_owned(),
-                reason: "another process has just taken it over: try again".to_owned(),
-            }));
-        }
-        let mut last = None;
-        let head = self.log.head().await?;
-        for _ in 0..RESET_ATTEMPTS {
-            let progress = self.checkpoints.load_progress(name).await?;
-            match self.worker.reset(&progress).await {
-                Ok(progress) => {
-                    self.rewind(progress, Some(LetterCount::default()));
-                    self.error = None;
-                    self.engine.reset(self.time.now(), head.position);
-                    self.now = Some(head);
-                    self.find_start();
-                    return Ok(());
-                }
-                Err(BatchError::Fenced) => {}
-                Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
-                    last = Some(error);
-                    break;
-                }
-            }
-        }
-        let reason = match &last {
-            Some(error) => chain(&**error),
-            None => "other processes kept moving it: pause it there first".to_owned(),
-        };
-        let kind = ProjectorErrorKind::NotReset {
-            projection: name.to_owned(),
-            reason,
-        };
-        Err(ProjectorError::with_source(kind, last))
     }
 
     pub(crate) fn publish(&self, ended: bool) {
@@ -405,6 +369,7 @@ impl Task {
             snapshot.reached = engine.reached();
             snapshot.scanned = self.source.scanned().position;
             snapshot.buffered = self.buffer.len();
+            (snapshot.events, snapshot.batches) = (self.events, self.batches);
             snapshot.left_out = self.left_out;
             snapshot.attempts = engine.failures();
             snapshot.mode = mode;

@@ -5,7 +5,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use backstory_event::{BoxError, Checkpoint, Envelope, EventFilter, RecordedEvent};
+use backstory_event::{
+    BoxError, Checkpoint, Envelope, EventFilter, Position, RecordedEvent, StoreError,
+};
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 
@@ -14,7 +16,8 @@ use super::{
     error::{Panicked, SharedError},
 };
 use crate::{
-    CommitError, Host, LetterWrite, NotResettable, OnFailure, Progress, Projection, Step, Target,
+    CommitError, Host, LetterWrite, NotResettable, OnFailure, Progress, Projection, Slot, Step,
+    Target, Turn, TurnKind,
 };
 
 mod sorting;
@@ -39,9 +42,25 @@ pub(crate) enum BatchError {
     Failed(SharedError),
 }
 
-impl<E: Into<BoxError>> From<E> for BatchError {
-    fn from(error: E) -> Self {
-        Self::Failed(Arc::from(error.into()))
+impl From<BoxError> for BatchError {
+    fn from(error: BoxError) -> Self {
+        Self::Failed(Arc::from(error))
+    }
+}
+
+impl From<StoreError> for BatchError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+impl From<CommitError> for BatchError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Fenced { .. } => Self::Fenced,
+            CommitError::Store(error) => error.into(),
+            refused => Self::Failed(Arc::new(refused)),
+        }
     }
 }
 
@@ -85,7 +104,10 @@ pub(crate) struct Done {
 /// A projection and its host.
 #[async_trait]
 pub(crate) trait Worker: Send + Sync {
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
+
+    /// The same projection, over the read model that a rebuild builds.
+    fn beside(&self) -> Arc<dyn Worker>;
 
     fn filter(&self) -> EventFilter;
 
@@ -108,19 +130,27 @@ pub(crate) trait Worker: Send + Sync {
 
     /// Empties the read model and puts the checkpoint at the start.
     async fn reset(&self, from: &Progress) -> Result<Progress, BatchError>;
+
+    /// Puts the checkpoint back; the read model stays.
+    async fn rewind(&self, from: &Progress, to: Checkpoint) -> Result<Progress, BatchError>;
+
+    /// Changes which read model is the live one.
+    async fn turn(&self, from: &Progress, kind: TurnKind) -> Result<Progress, BatchError>;
 }
 
 pub(crate) struct Hosted<S, Cx, P> {
     store: S,
-    projection: P,
+    projection: Arc<P>,
+    name: String,
     context: PhantomData<fn() -> Cx>,
 }
 
 impl<S, Cx, P> Hosted<S, Cx, P> {
-    pub(crate) fn new(store: S, projection: P) -> Self {
+    pub(crate) fn new(store: S, projection: P, name: &str) -> Self {
         Self {
             store,
-            projection,
+            projection: Arc::new(projection),
+            name: name.to_owned(),
             context: PhantomData,
         }
     }
@@ -130,11 +160,20 @@ impl<S, Cx, P> Hosted<S, Cx, P> {
 impl<S, Cx, P> Worker for Hosted<S, Cx, P>
 where
     Cx: Send + 'static,
-    S: Host<Cx>,
+    S: Host<Cx> + Clone,
     P: Projection<Cx>,
 {
-    fn name(&self) -> &'static str {
-        P::NAME
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn beside(&self) -> Arc<dyn Worker> {
+        Arc::new(Self {
+            store: self.store.clone(),
+            projection: Arc::clone(&self.projection),
+            name: Slot::Next.name(P::NAME),
+            context: PhantomData,
+        })
     }
 
     fn filter(&self) -> EventFilter {
@@ -146,12 +185,12 @@ where
     }
 
     fn key(&self, event: &RecordedEvent) -> String {
-        let key = sorting::key(&self.projection, event);
+        let key = sorting::key(&*self.projection, event);
         key.unwrap_or_else(|_| event.stream().to_string())
     }
 
     async fn run(&self, batch: Batch<'_>) -> Result<Done, BatchError> {
-        let sorted = sort_out(&self.projection, &batch)?;
+        let sorted = sort_out(&*self.projection, &batch)?;
         let Sorted { taken, .. } = sorted;
         let cut = batch.events[..taken].last();
         let to = match cut.filter(|_| taken < batch.events.len()) {
@@ -200,11 +239,24 @@ where
             emptied => emptied?,
         }
         let step = Step::new(from.clone(), Target::Reset);
-        match unit.commit(step.to, Vec::new()).await {
-            Ok(()) => Ok(step.result()),
-            Err(CommitError::Fenced { .. }) => Err(BatchError::Fenced),
-            Err(CommitError::Store(error)) => Err(error.into()),
-        }
+        unit.commit(step.to, Vec::new()).await?;
+        Ok(step.result())
+    }
+
+    async fn rewind(&self, from: &Progress, to: Checkpoint) -> Result<Progress, BatchError> {
+        let unit = self.store.begin(from.clone()).await?;
+        let step = Step::new(from.clone(), Target::Rewind(to));
+        unit.commit(step.to, Vec::new()).await?;
+        Ok(step.result())
+    }
+
+    async fn turn(&self, from: &Progress, kind: TurnKind) -> Result<Progress, BatchError> {
+        let turn = Turn {
+            from: from.clone(),
+            kind,
+            tables: self.projection.tables(),
+        };
+        Ok(self.store.turn(&turn).await?)
     }
 }
 
@@ -227,7 +279,13 @@ where
             events,
             for_good: false,
         };
+        let is_new = Slot::split(&step.from.projection).1 == Slot::Next
+            && step.from.checkpoint.position == Position::START;
         let mut unit = self.store.begin(step.from).await?;
+        if is_new {
+            let context = unit.context();
+            caught(async { self.projection.prepare(context).await }).await?;
+        }
         if !envelopes.is_empty() {
             let projected = {
                 let context = unit.context();
@@ -242,12 +300,11 @@ where
         }
         match unit.commit(step.to, step.letters).await {
             Ok(()) => Ok(result),
-            Err(CommitError::Fenced { .. }) => Err(BatchError::Fenced),
             // What the projection wrote may be refused as late as here.
             Err(CommitError::Store(error)) if !envelopes.is_empty() && !is_of_the_store(&error) => {
                 Err(guilty(error.into()))
             }
-            Err(CommitError::Store(error)) => Err(error.into()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -11,7 +11,8 @@ use backstory_event::{Payload, Position, StoreError, StreamId};
 
 use crate::{
     Checkpoints, CommitError, DeadLetter, DeadLetters, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, Progress, Step, Target,
+    DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, Progress, Slot, Step,
+    Target, Turn, TurnKind,
 };
 
 /// Documents, checkpoints and letters in memory, without a log. Clones share them.
@@ -60,6 +61,12 @@ impl MemoryDocuments {
         let progress = progress.or_insert_with(|| Progress::start(projection));
         progress.epoch += 1;
         progress.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn load_progress_now(&self, projection: &str) -> Progress {
+        let known = self.state().progress.get(projection).cloned();
+        known.unwrap_or_else(|| Progress::start(projection))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -189,9 +196,15 @@ impl DocumentStore for MemoryDocuments {
             letters,
             ..
         } = &mut *state;
-        if step.to == Target::Reset {
-            documents.retain(|place, _| collections.get(&place.collection) != Some(projection));
-            letters.retain(|(of, _), _| of != projection);
+        match step.to {
+            Target::Reset => {
+                documents.retain(|place, _| collections.get(&place.collection) != Some(projection));
+                letters.retain(|(of, _), _| of != projection);
+            }
+            Target::Rewind(to) => {
+                letters.retain(|(of, at), _| of != projection || *at <= to.position);
+            }
+            Target::Advance(_) | Target::Amend => {}
         }
         for write in step.letters.iter().cloned() {
             match write {
@@ -227,5 +240,107 @@ impl DocumentStore for MemoryDocuments {
         }
         state.progress.insert(projection.clone(), step.result());
         Ok(())
+    }
+
+    async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        let mut state = self.state();
+        let name = &turn.from.projection;
+        let of = |slot: Slot| state.progress.get(&slot.name(name)).cloned();
+        let [live, next, previous] = [Slot::Live, Slot::Next, Slot::Previous].map(of);
+        if live.unwrap_or_else(|| Progress::start(name)) != turn.from {
+            let projection = name.clone();
+            return Err(CommitError::Fenced { projection });
+        }
+        if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
+            let projection = name.clone();
+            return Err(CommitError::Refused { projection, reason });
+        }
+        let (beside, turned) = match turn.kind {
+            TurnKind::Swap => (next, Slot::Next),
+            TurnKind::RollBack => (previous, Slot::Previous),
+            kind => {
+                let result = turn.result(None);
+                state.progress.insert(name.clone(), result.clone());
+                if kind != TurnKind::DropPrevious {
+                    state.clear(&Slot::Next.name(name));
+                }
+                if kind != TurnKind::Abort {
+                    state.clear(&Slot::Previous.name(name));
+                }
+                if kind == TurnKind::Begin {
+                    let mut next = Progress::start(Slot::Next.name(name));
+                    next.epoch = result.epoch;
+                    state.progress.insert(next.projection.clone(), next);
+                }
+                return Ok(result);
+            }
+        };
+        let result = turn.result(beside.as_ref());
+        if turned == Slot::Next {
+            state.clear(&Slot::Previous.name(name));
+        }
+        let aside = format!("{name}~");
+        state.rename(name, "", &aside, "~");
+        state.rename(&turned.name(name), turned.suffix(), name, "");
+        let kept = Slot::Previous.name(name);
+        state.rename(&aside, "~", &kept, Slot::Previous.suffix());
+        state.progress.insert(name.clone(), result.clone());
+        let previous = Progress {
+            projection: kept.clone(),
+            ..turn.from.clone()
+        };
+        state.progress.remove(&turned.name(name));
+        state.progress.insert(kept, previous);
+        Ok(result)
+    }
+}
+
+impl State {
+    /// Drops a read model.
+    fn clear(&mut self, projection: &str) {
+        let Self {
+            documents,
+            collections,
+            letters,
+            progress,
+        } = self;
+        documents.retain(|place, _| {
+            collections.get(&place.collection).map(String::as_str) != Some(projection)
+        });
+        collections.retain(|_, of| of != projection);
+        letters.retain(|(of, _), _| of != projection);
+        progress.remove(projection);
+    }
+
+    /// Gives the collections and letters of a projection other names, which end otherwise.
+    fn rename(&mut self, projection: &str, suffix: &str, to: &str, new_suffix: &str) {
+        let names = self.collections.iter().filter(|(_, of)| *of == projection);
+        let names: Vec<_> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let base = name.strip_suffix(suffix).unwrap_or(&name);
+            let new = format!("{base}{new_suffix}");
+            self.collections.remove(&name);
+            self.collections.insert(new.clone(), to.to_owned());
+            let moved = |place: &DocumentKey, _: &mut Document| place.collection == name;
+            let documents: Vec<_> = self.documents.extract_if(.., moved).collect();
+            self.documents
+                .extend(documents.into_iter().map(|(place, document)| {
+                    let collection = new.clone();
+                    (
+                        DocumentKey {
+                            collection,
+                            ..place
+                        },
+                        document,
+                    )
+                }));
+        }
+        let moved = |(of, _): &(String, Position), _: &mut DeadLetter| of == projection;
+        let letters: Vec<_> = self.letters.extract_if(.., moved).collect();
+        self.letters
+            .extend(letters.into_iter().map(|((_, position), mut letter)| {
+                letter.projection = to.to_owned();
+                ((to.to_owned(), position), letter)
+            }));
     }
 }

@@ -23,6 +23,7 @@ mod pages;
 mod plans;
 mod pooler;
 mod projections;
+mod rebuild;
 mod replica;
 mod schema;
 mod tail;

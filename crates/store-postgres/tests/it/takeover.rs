@@ -22,21 +22,25 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(1);
 const REPLICAS: usize = 3;
-const NAME: &str = "tally";
+pub(crate) const NAME: &str = "tally";
 
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(prefix = "vote", crate = "backstory_event")]
-enum Vote {
+pub(crate) enum Vote {
     Cast,
 }
 
 /// Counts the votes of each stream. A batch that is given twice, or not at all, shows.
-struct Tally;
+pub(crate) struct Tally;
 
 #[async_trait]
 impl Projection<PgConnection> for Tally {
     type Event = Vote;
     const NAME: &'static str = NAME;
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["tally"]
+    }
 
     async fn project(
         &self,
@@ -92,10 +96,14 @@ async fn replica() {
 }
 
 /// Processes that end with their test.
-struct Replicas(Vec<Child>);
+pub(crate) struct Replicas(Vec<Child>);
 
 impl Replicas {
-    fn start(&mut self, url: &str, lease: Duration) {
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn start(&mut self, url: &str, lease: Duration) {
         let child = Command::new(own_program())
             .args(["--exact", "takeover::replica", "--nocapture"])
             .env("TAKEOVER_URL", url)
@@ -106,7 +114,7 @@ impl Replicas {
         self.0.push(child.unwrap());
     }
 
-    fn kill(&mut self, process: u32) {
+    pub(crate) fn kill(&mut self, process: u32) {
         let at = self.0.iter().position(|child| child.id() == process);
         let mut child = self.0.remove(at.unwrap());
         child.kill().unwrap();
@@ -123,7 +131,7 @@ impl Drop for Replicas {
     }
 }
 
-async fn leader(store: &PostgresStore) -> Option<u32> {
+pub(crate) async fn leader(store: &PostgresStore) -> Option<u32> {
     let rows = store.list_projections().await.unwrap();
     let row = rows.into_iter().find(|row| row.projection == NAME)?;
     match row.state {
@@ -133,7 +141,7 @@ async fn leader(store: &PostgresStore) -> Option<u32> {
 }
 
 /// Who leads when it is not this one any more, and has projected all that is in the log now.
-async fn next_leader(store: &PostgresStore, before: Option<u32>) -> u32 {
+pub(crate) async fn next_leader(store: &PostgresStore, before: Option<u32>) -> u32 {
     let head = store.head().await.unwrap().position;
     within(async {
         loop {
@@ -149,7 +157,7 @@ async fn next_leader(store: &PostgresStore, before: Option<u32>) -> u32 {
     .await
 }
 
-async fn vote(store: &PostgresStore, votes: usize) {
+pub(crate) async fn vote(store: &PostgresStore, votes: usize) {
     for number in 0..votes {
         let vote = NewEvent::of(&Vote::Cast).unwrap();
         let append = Append::to(stream("poll", number % 5), ExpectedVersion::Any, [vote]);
@@ -159,7 +167,7 @@ async fn vote(store: &PostgresStore, votes: usize) {
     }
 }
 
-const LOST_OR_REPEATED: &str = "SELECT count(*) FROM \
+pub(crate) const LOST_OR_REPEATED: &str = "SELECT count(*) FROM \
     (SELECT e.key, count(*) AS votes FROM backstory.event e WHERE e.name = 'vote.cast' GROUP BY e.key) e \
     FULL JOIN tally t ON t.key = e.key WHERE t.votes IS DISTINCT FROM e.votes";
 
@@ -173,7 +181,7 @@ async fn processes_that_die_or_freeze_lose_and_repeat_nothing() {
         "CREATE TABLE tally (key text PRIMARY KEY, votes bigint NOT NULL); CREATE TABLE to_freeze (pid bigint)",
     )
     .await;
-    let mut replicas = Replicas(Vec::new());
+    let mut replicas = Replicas::none();
     // On one machine it is seen at once that a process is gone, however long its lease is.
     replicas.start(database.url(), Duration::from_secs(3_600));
     vote(&store, 20).await;

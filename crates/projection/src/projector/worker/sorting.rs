@@ -68,7 +68,7 @@ pub(super) fn sort_out<Cx: Send, P: Projection<Cx>>(
         };
         let waits = parked.contains(&key);
         let outcome = projection.on_failure().outcome;
-        let letter = |key: &str| DeadLetter::new(P::NAME, event, key, batch.now);
+        let letter = |key: &str| DeadLetter::new(&*batch.from.projection, event, key, batch.now);
         match trouble {
             None if waits => {
                 let reason = "it waits for earlier events of its key";

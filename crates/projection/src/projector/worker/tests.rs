@@ -68,7 +68,11 @@ where
     MemoryDocuments: Host<Cx>,
 {
     let store = MemoryDocuments::default();
-    Box::new(Hosted::<MemoryDocuments, Cx, P>::new(store, projection))
+    Box::new(Hosted::<MemoryDocuments, Cx, P>::new(
+        store,
+        projection,
+        P::NAME,
+    ))
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! What the tasks of a projector have in common, and the tasks of one projection.
+
+use std::sync::Arc;
+
+use backstory_event::{Checkpoint, Clock, EventStore, Position, StoreError};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    beats::{Beside, Member, Place, Pulse, Speed},
+    board::{Command, Remote, Snapshot, Waiters},
+    rebuild::{Live, Other},
+    ring::Ring,
+    source::Source,
+    task::Task,
+    time::Timeline,
+    worker::Worker,
+};
+use crate::{Checkpoints, DeadLetters, Schedule, Seat, engine::Engine};
+
+/// Commands that wait for a projection's task.
+const COMMANDS: usize = 16;
+
+/// See the [module](self).
+pub(crate) struct Common {
+    pub(crate) log: Arc<dyn EventStore>,
+    pub(crate) checkpoints: Arc<dyn Checkpoints>,
+    pub(crate) letters: Arc<dyn DeadLetters>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) closing: watch::Receiver<Option<Position>>,
+    /// The end of the log when the projector began.
+    pub(crate) head: Checkpoint,
+}
+
+/// All that one projection needs.
+pub(crate) struct Cast {
+    pub(crate) member: Member,
+    pub(crate) remote: Remote,
+    /// The live one, and the one that builds a new read model.
+    pub(crate) tasks: [Task; 2],
+}
+
+/// A task, and how others reach it.
+struct Hired {
+    task: Task,
+    place: watch::Sender<Place>,
+    snapshot: watch::Receiver<Snapshot>,
+    waiters: Arc<Waiters>,
+}
+
+impl Common {
+    pub(crate) async fn cast(
+        &self,
+        worker: &Arc<dyn Worker>,
+        schedule: &Schedule,
+        seat: &Seat,
+        jitter: u64,
+    ) -> Result<Cast, StoreError> {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (orders, beside_receiver) = mpsc::channel(COMMANDS);
+        let live = Other::Beside(orders);
+        // Behind the progress: see `Task::load`.
+        let left_out = self.letters.count_letters(worker.name()).await?;
+        let mut live = self.hire(
+            Arc::clone(worker),
+            schedule.clone(),
+            Place::from(seat),
+            receiver,
+            live,
+            jitter,
+        );
+        // Whoever leads it for the first time is where it begins.
+        live.task.now = (seat.leads && seat.term == 1).then_some(self.head);
+        live.task.left_out = Some(left_out);
+        live.task.publish(false);
+        let other = Other::Live(Live {
+            snapshot: live.snapshot.clone(),
+            commands: commands.clone(),
+            not_before: Default::default(),
+        });
+        let beside = self.hire(
+            worker.beside(),
+            schedule.at_once(),
+            Place::beside(seat),
+            beside_receiver,
+            other,
+            jitter.wrapping_add(1),
+        );
+        let name = worker.name().to_owned();
+        Ok(Cast {
+            member: Member {
+                name: name.clone(),
+                snapshot: live.snapshot.clone(),
+                waiters: Arc::clone(&live.waiters),
+                place: live.place,
+                commands: commands.clone(),
+                speed: Speed::default(),
+                beside: Beside {
+                    snapshot: beside.snapshot.clone(),
+                    place: beside.place,
+                    speed: Speed::default(),
+                },
+            },
+            remote: Remote {
+                name,
+                once: schedule.is_once(),
+                filter: worker.filter(),
+                snapshot: live.snapshot,
+                waiters: live.waiters,
+                commands,
+                beside: beside.snapshot,
+            },
+            tasks: [live.task, beside.task],
+        })
+    }
+
+    fn hire(
+        &self,
+        worker: Arc<dyn Worker>,
+        mut schedule: Schedule,
+        place: Place,
+        commands: mpsc::Receiver<Command>,
+        other: Other,
+        jitter: u64,
+    ) -> Hired {
+        let progress = place.progress.clone();
+        let checkpoint = progress.checkpoint;
+        let mut time = Timeline::new(Arc::clone(&self.clock));
+        schedule.count_from(time.begin());
+        let start = schedule.start;
+        let engine = Engine::new(
+            schedule,
+            time.now(),
+            checkpoint.position,
+            self.head.position,
+            jitter,
+        )
+        .with_policy(worker.policy());
+        let source = Source::new(
+            Arc::clone(&self.log),
+            worker.filter(),
+            Arc::clone(&self.ring),
+            checkpoint,
+        );
+        let snapshot = watch::Sender::new(Snapshot::new(checkpoint));
+        let watched = snapshot.subscribe();
+        let waiters = Arc::new(Waiters::new(Arc::clone(&self.pulse)));
+        let term = place.term;
+        let place = watch::Sender::new(place);
+        let mut task = Task {
+            worker,
+            checkpoints: Arc::clone(&self.checkpoints),
+            letters: Arc::clone(&self.letters),
+            left_out: None,
+            log: Arc::clone(&self.log),
+            source,
+            engine,
+            time,
+            progress,
+            buffer: Vec::new(),
+            bytes: 0,
+            events: 0,
+            batches: 0,
+            error: None,
+            blamed: None,
+            snapshot,
+            waiters: Arc::clone(&waiters),
+            commands,
+            place: place.subscribe(),
+            term,
+            start,
+            now: None,
+            at: None,
+            pulse: Arc::clone(&self.pulse),
+            closing: self.closing.clone(),
+            other,
+        };
+        task.take_place();
+        task.find_start();
+        task.publish(false);
+        Hired {
+            task,
+            place,
+            snapshot: watched,
+            waiters,
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod failures;
+mod jobs;
 pub mod ledger;
 mod lifecycle;
 mod orders;
@@ -13,6 +14,7 @@ mod waiting;
 
 pub use delivery::*;
 pub use failures::*;
+pub use jobs::*;
 pub use lifecycle::*;
 pub use orders::*;
 pub use rebuilds::*;
@@ -94,6 +96,17 @@ macro_rules! projector_suite {
             a_rebuild_goes_on_in_another_process
             a_rebuild_swaps_the_letters_too
             what_cannot_change_places_says_so
+            a_job_runs_with_what_came
+            a_job_that_fails_gets_its_events_again
+            what_a_job_puts_off_happens_once_for_each_key
+            a_read_model_in_memory_has_the_whole_history
+            what_a_read_model_lacks_is_no_fault_of_an_event
+            a_job_runs_again_on_what_it_has_passed
+            a_projection_does_not_run_again
+            what_a_job_left_out_does_not_run_again
+            a_job_is_reset
+            a_job_must_not_keep_its_run
+            jobs_and_projections_share_a_projector
         ]);
     };
 }

@@ -12,6 +12,7 @@
 //! | `backstory.projection.batch` | span, debug | `projection`, `from`, `to` (positions), `events` |
 //! | "a projection failed" | event, warn | `projection`, `after`, `attempts`, `stopped`, `error` |
 //! | "a projection left events out" | event, warn | `projection`, `letters`, `first` (position), `reason` |
+//! | "what a job put off failed" | event, warn | `job`, `key`, `error` |
 //! | "another process moved the projection" | event, debug | `projection` |
 //! | "the shared reader of a projector failed" | event, debug | `error` |
 //! | "a live state ended" | event, warn | `error` |
@@ -23,6 +24,7 @@ mod documents;
 mod engine;
 mod failure;
 mod host;
+mod job;
 mod letters;
 mod live;
 mod projection;
@@ -44,13 +46,14 @@ pub use documents::{
 };
 pub use failure::OnFailure;
 pub use host::{Host, Unit};
+pub use job::{Job, JobError, JobRun, ReadModel};
 pub use letters::{DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite};
 pub use live::{Live, LiveError};
 pub use projection::{NotResettable, Projection, Result};
 pub use projector::{
     Awaited, Letters, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
-    ProjectorErrorKind, ProjectorOptions, RebuildStatus, ReplayReport, RunningProjector,
-    ShutdownReport,
+    ProjectorErrorKind, ProjectorOptions, RebuildStatus, ReplayReport, RerunReport,
+    RunningProjector, ShutdownReport,
 };
 pub use schedule::{Continuous, Cron, Once, Periodic, Schedule, Start};
 pub use turn::{Slot, Turn, TurnKind};

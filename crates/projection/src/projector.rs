@@ -22,6 +22,7 @@ mod letters;
 mod orders;
 mod origin;
 mod rebuild;
+mod rerun;
 mod ring;
 mod running;
 mod source;
@@ -37,11 +38,12 @@ pub use awaited::Awaited;
 pub use board::{ProjectionState, ProjectionStatus, RebuildStatus};
 pub use error::{ProjectorError, ProjectorErrorKind};
 pub use letters::{Letters, ReplayReport};
+pub use rerun::RerunReport;
 pub use running::{OneProjection, RunningProjector, ShutdownReport};
 pub(crate) use worker::message as panic_message;
 
 use crate::{
-    Checkpoints, Control, DeadLetters, Host, Projection, Schedule, documents::check_own_name,
+    Checkpoints, Control, DeadLetters, Host, Job, Projection, Schedule, documents::check_own_name,
 };
 pub(crate) use beats::Pulse;
 use beats::{Beats, Start};
@@ -49,7 +51,7 @@ use common::Common;
 use ring::Ring;
 use task::Task;
 use time::Timeline;
-use worker::{Hosted, Worker};
+use worker::{Hosted, JobWorker, Worker};
 
 /// How a projector works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +177,18 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         S: Host<Cx>,
     {
         let worker = Hosted::<S, Cx, P>::new(self.store.clone(), projection, P::NAME);
+        self.projections.push((Arc::new(worker), schedule.into()));
+        self
+    }
+
+    /// Also this job.
+    pub fn with_job<Cx>(mut self, job: Job<Cx>, schedule: impl Into<Schedule>) -> Self
+    where
+        Cx: Send + 'static,
+        S: Host<Cx>,
+    {
+        let log = Arc::new(self.store.clone());
+        let worker = JobWorker::new(self.store.clone(), log, job);
         self.projections.push((Arc::new(worker), schedule.into()));
         self
     }

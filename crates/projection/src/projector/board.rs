@@ -6,12 +6,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use backstory_event::{Checkpoint, Position};
+use backstory_event::{Checkpoint, EventQuery, Position};
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    Letters, ReplayReport,
+    Letters, ReplayReport, RerunReport,
     beats::Pulse,
     error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
 };
@@ -250,6 +250,10 @@ pub(crate) enum Command {
     /// From the task beside it: the new read model has caught up. It is the live one now, or the
     /// answer says why not.
     Swap(oneshot::Sender<Result<(), String>>),
+    Rerun(
+        EventQuery,
+        oneshot::Sender<Result<RerunReport, ProjectorError>>,
+    ),
 }
 
 /// How somebody reaches a projection's task.

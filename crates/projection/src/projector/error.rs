@@ -159,6 +159,16 @@ pub enum ProjectorErrorKind {
         /// The error and its causes.
         reason: String,
     },
+    /// A job did not run again on all that was asked for.
+    #[error("projection `{projection}` ran again up to position {up_to} only: {reason}")]
+    NotRerun {
+        /// The job.
+        projection: String,
+        /// Up to here it ran again: go on behind it.
+        up_to: Position,
+        /// The error and its causes.
+        reason: String,
+    },
     /// The read model could not be emptied. Nothing was changed.
     #[error("projection `{projection}` was not reset: {reason}")]
     NotReset {

@@ -13,16 +13,17 @@ use std::{
 
 use async_trait::async_trait;
 use backstory_event::{
-    Append, Appended, Checkpoint, Envelope, Event, EventQuery, EventStore, ManualClock, Metadata,
-    NewEvent, Page, Payload, Position, Recorded, RecordedEvent, StoreError, StoreErrorKind,
-    StreamId, StreamPage, StreamQuery, StreamVersion,
+    Append, Appended, Checkpoint, Envelope, Event, EventFilter, EventQuery, EventStore, Fold,
+    Folded, ManualClock, Metadata, NewEvent, Page, Payload, Position, Recorded, RecordedEvent,
+    StoreError, StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::*;
 use crate::{
     self as projection, Beat, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, Documents, LetterCount, LetterQuery, OnFailure, OrderKind,
+    DocumentStore, DocumentWrite, Documents, Job, LetterCount, LetterQuery, OnFailure, OrderKind,
     OrderOutcome, Progress, ProjectionRow, Raise, Roster, Seat, Slot, Start, Step, Turn, TurnKind,
     failure::Outcome,
     test_util::{MemoryDocuments, block_on},
@@ -79,6 +80,57 @@ impl<const N: usize> Projection<Documents> for Ledger<N> {
     }
 }
 
+/// The second ledger as a job, which puts its writing off, and has a state in memory.
+fn job(store: Store) -> Job {
+    let filter = EventFilter::of::<Money>();
+    let policy = store.0.policy;
+    let curses = EventFilter::named::<Money>(["money.cursed"]);
+    let curses = Arc::new(AsyncMutex::new(Folded::<Curses>::new(curses)));
+    let job = Job::new(LEDGERS[1], filter, move |mut job| {
+        let (store, curses) = (store.clone(), Arc::clone(&curses));
+        async move {
+            let positions = job.events().into_iter().map(|e| e.position().get());
+            let positions: Vec<_> = positions.collect();
+            let told = (store.clone(), positions.clone());
+            job.after_commit("tell", async move {
+                told.0.step().await?;
+                told.0.0.told.lock().unwrap().extend(told.1);
+                Ok(())
+            });
+            job.before_commit("write down", move |mut job| async move {
+                let write_down = |seen: Option<Vec<i64>>| {
+                    Some(seen.into_iter().flatten().chain(positions).collect())
+                };
+                job.context().update(LEDGERS[1], "all", write_down).await?;
+                Ok(())
+            });
+            let mut curses = curses.lock().await;
+            job.apply(&mut *curses).await?;
+            store.check_curses(&curses);
+            store.step().await?;
+            let cursed = job.envelopes::<Money>()?;
+            let cursed = cursed.iter().any(|e| matches!(e.event, Money::Cursed));
+            match cursed && !store.0.healed.load(Ordering::Relaxed) {
+                true => Err("it is cursed".into()),
+                false => Ok(()),
+            }
+        }
+    });
+    job.on_failure(policy)
+}
+
+/// The positions of what was cursed.
+#[derive(Default)]
+struct Curses(Vec<i64>);
+
+impl Fold for Curses {
+    type Event = Money;
+
+    fn fold(&mut self, envelope: &Envelope<Money>) {
+        self.0.push(envelope.position().get());
+    }
+}
+
 /// Dice that fall the same way for the same seed (splitmix64).
 #[derive(Debug)]
 struct Dice(u64);
@@ -113,6 +165,10 @@ struct Model {
     /// Where the second ledger begins, and what its schedule is.
     start: Start,
     rhythm: u64,
+    /// Whether the second ledger is a job.
+    job: bool,
+    /// What the job did after its commits.
+    told: Mutex<Vec<i64>>,
 }
 
 impl Store {
@@ -130,6 +186,8 @@ impl Store {
             roster: Mutex::default(),
             clock: clock.clone(),
             poison: choice.below(2) == 0,
+            job: choice.below(2) == 0,
+            told: Mutex::default(),
             healed: AtomicBool::new(false),
             over: AtomicBool::new(false),
             policy: policy.after(attempts),
@@ -260,6 +318,16 @@ impl Store {
         if let (Some(last), Some(first)) = (seen.last(), waiting.next()) {
             assert!(first.parked && **last < first.position.get(), "{first:?}");
         }
+    }
+
+    /// A state in memory has all of the log up to where it says, once.
+    fn check_curses(&self, curses: &Folded<Curses>) {
+        let log = self.log();
+        let read = log.iter().filter(|event| {
+            event.name() == "money.cursed" && event.position() <= curses.read_to.position
+        });
+        let wanted: Vec<_> = read.map(|event| event.position().get()).collect();
+        assert_eq!(curses.state.0, wanted);
     }
 
     /// What a ledger holds, and up to where it should hold everything.
@@ -491,14 +559,17 @@ impl Process {
                 .into(),
         };
         let recent = [1, 4, 1_000][store.below(3) as usize];
-        let starting = Projector::new(store)
-            .with(
-                Ledger::<0>(store.clone()),
-                Schedule::continuous()
-                    .debounce(debounce)
-                    .max_batch(max_batch),
-            )
-            .with(Ledger::<1>(store.clone()), second)
+        let projector = Projector::new(store).with(
+            Ledger::<0>(store.clone()),
+            Schedule::continuous()
+                .debounce(debounce)
+                .max_batch(max_batch),
+        );
+        let projector = match store.0.job {
+            true => projector.with_job(job(store.clone()), second),
+            false => projector.with(Ledger::<1>(store.clone()), second),
+        };
+        let starting = projector
             .with_clock(Arc::new(clock.clone()))
             .with_lease_clock(Arc::new(clock.clone()))
             .with_options(ProjectorOptions::default().with_recent_events(recent))
@@ -733,6 +804,14 @@ fn simulate(seed: u64) {
         }
     }
 
+    if !resets {
+        let mut told = store.0.told.lock().unwrap().clone();
+        told.sort_unstable();
+        assert!(
+            told.is_sorted_by(|one, two| one < two),
+            "told twice: {told:?}"
+        );
+    }
     store.0.faults.store(false, Ordering::Relaxed);
     // Undecodable events stay so; a later version of the program decodes them.
     store.0.healed.store(true, Ordering::Relaxed);

@@ -348,6 +348,11 @@ impl Task {
                 self.publish(false);
                 let _ = answer.send(outcome);
             }
+            Command::Rerun(query, answer) => {
+                let outcome = self.rerun(query).await;
+                self.publish(false);
+                let _ = answer.send(outcome);
+            }
         }
     }
 

@@ -20,9 +20,11 @@ use crate::{
     Target, Turn, TurnKind,
 };
 
+mod jobs;
 mod sorting;
 
-use sorting::{Sorted, sort_out};
+pub(crate) use jobs::JobWorker;
+use sorting::sort_out;
 
 /// Why a batch was not stored.
 #[derive(Debug)]
@@ -101,6 +103,15 @@ pub(crate) struct Done {
     pub(crate) parked: u64,
 }
 
+/// What becomes of what a projection made of events when it is given them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nature {
+    /// It is one with the checkpoint: only a projection that was emptied may see events again.
+    ReadModel,
+    /// It may run on events again.
+    Job,
+}
+
 /// A projection and its host.
 #[async_trait]
 pub(crate) trait Worker: Send + Sync {
@@ -112,6 +123,10 @@ pub(crate) trait Worker: Send + Sync {
     fn filter(&self) -> EventFilter;
 
     fn policy(&self) -> OnFailure;
+
+    fn nature(&self) -> Nature {
+        Nature::ReadModel
+    }
 
     /// The key of an event; its stream when the projection does not tell.
     fn key(&self, event: &RecordedEvent) -> String;
@@ -191,23 +206,11 @@ where
 
     async fn run(&self, batch: Batch<'_>) -> Result<Done, BatchError> {
         let sorted = sort_out(&*self.projection, &batch)?;
-        let Sorted { taken, .. } = sorted;
-        let cut = batch.events[..taken].last();
-        let to = match cut.filter(|_| taken < batch.events.len()) {
-            Some(last) => last.checkpoint(),
-            None => batch.to,
-        };
-        let letters = sorted.letters.iter().cloned().map(LetterWrite::Put);
-        let step =
-            Step::new(batch.from.clone(), Target::Advance(to)).with_letters(letters.collect());
-        let progress = self.store_step(step, &sorted.envelopes, taken).await?;
-        Ok(Done {
-            progress,
-            taken,
-            projected: sorted.projected,
-            letters: sorted.letters,
-            parked: sorted.parked,
-        })
+        let step = sorted.step(&batch);
+        let progress = self
+            .store_step(step, &sorted.envelopes, sorted.taken)
+            .await?;
+        Ok(sorted.done(progress))
     }
 
     async fn amend(

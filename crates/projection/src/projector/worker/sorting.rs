@@ -6,9 +6,9 @@ use backstory_event::{BoxError, DecodeEvent, Decoded, Envelope, Invalid, Recorde
 
 use super::{
     super::error::{Panicked, chain},
-    Batch, BatchError, message,
+    Batch, BatchError, Done, message,
 };
-use crate::{DeadLetter, Projection, failure::Outcome};
+use crate::{DeadLetter, LetterWrite, Progress, Projection, Step, Target, failure::Outcome};
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 600;
@@ -24,6 +24,30 @@ pub(super) struct Sorted<E> {
     pub(super) taken: usize,
     /// How many of them the projection is given.
     pub(super) projected: usize,
+}
+
+impl<E> Sorted<E> {
+    /// The step that stores what was sorted.
+    pub(super) fn step(&self, batch: &Batch<'_>) -> Step {
+        let cut = batch.events[..self.taken].last();
+        let to = match cut.filter(|_| self.taken < batch.events.len()) {
+            Some(last) => last.checkpoint(),
+            None => batch.to,
+        };
+        let letters = self.letters.iter().cloned().map(LetterWrite::Put);
+        Step::new(batch.from.clone(), Target::Advance(to)).with_letters(letters.collect())
+    }
+
+    /// It is stored.
+    pub(super) fn done(self, progress: Progress) -> Done {
+        Done {
+            progress,
+            taken: self.taken,
+            projected: self.projected,
+            letters: self.letters,
+            parked: self.parked,
+        }
+    }
 }
 
 /// Sorts a batch, up to the first event that the projection stops at.

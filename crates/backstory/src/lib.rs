@@ -45,6 +45,8 @@ pub use backstory_event::{
     RecordedEvent, StoreError, StoreErrorKind, StreamId, StreamQuery, StreamVersion, Tag, Topic,
     Upcasters, catalog,
 };
-pub use backstory_projection::{Documents, Job, Live, OnFailure, Projection, Projector, Schedule};
+pub use backstory_projection::{
+    Documents, Effect, Job, Live, OnFailure, Projection, Projector, Reactor, Schedule,
+};
 pub use bus::Bus;
 pub use store::Store;

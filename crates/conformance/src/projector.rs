@@ -6,6 +6,7 @@ mod jobs;
 pub mod ledger;
 mod lifecycle;
 mod orders;
+mod reactors;
 mod rebuilds;
 mod replicas;
 mod schedules;
@@ -17,6 +18,7 @@ pub use failures::*;
 pub use jobs::*;
 pub use lifecycle::*;
 pub use orders::*;
+pub use reactors::*;
 pub use rebuilds::*;
 pub use replicas::*;
 pub use schedules::*;
@@ -100,6 +102,7 @@ macro_rules! projector_suite {
             a_job_that_fails_gets_its_events_again
             what_a_job_puts_off_happens_once_for_each_key
             a_read_model_in_memory_has_the_whole_history
+            a_long_history_is_read_in_pages
             what_a_read_model_lacks_is_no_fault_of_an_event
             a_job_runs_again_on_what_it_has_passed
             a_projection_does_not_run_again
@@ -107,6 +110,16 @@ macro_rules! projector_suite {
             a_job_is_reset
             a_job_must_not_keep_its_run
             jobs_and_projections_share_a_projector
+            a_reactor_begins_with_what_comes
+            a_reactor_misses_nothing_after_its_start
+            a_reactor_begins_where_it_is_told
+            a_reactor_goes_on_with_other_keys
+            a_reactor_reacts_to_several_keys_at_once
+            what_a_reactor_leaves_out_can_be_replayed
+            a_store_that_is_away_is_no_failure_of_an_effect
+            a_reactor_is_never_replayed
+            one_process_reacts
+            who_reads_does_not_wait_for_jobs_and_reactors
         ]);
     };
 }

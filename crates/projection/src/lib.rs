@@ -29,6 +29,7 @@ mod letters;
 mod live;
 mod projection;
 mod projector;
+mod reactor;
 mod schedule;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
@@ -55,5 +56,6 @@ pub use projector::{
     ProjectorErrorKind, ProjectorOptions, RebuildStatus, ReplayReport, RerunReport,
     RunningProjector, ShutdownReport,
 };
+pub use reactor::{Effect, NeverReplayed, Reactor};
 pub use schedule::{Continuous, Cron, Once, Periodic, Schedule, Start};
 pub use turn::{Slot, Turn, TurnKind};

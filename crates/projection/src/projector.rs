@@ -19,6 +19,7 @@ mod common;
 mod error;
 mod failures;
 mod letters;
+mod mark;
 mod orders;
 mod origin;
 mod rebuild;
@@ -43,7 +44,8 @@ pub use running::{OneProjection, RunningProjector, ShutdownReport};
 pub(crate) use worker::message as panic_message;
 
 use crate::{
-    Checkpoints, Control, DeadLetters, Host, Job, Projection, Schedule, documents::check_own_name,
+    Checkpoints, Control, DeadLetters, Documents, Host, Job, Projection, Reactor, Schedule,
+    documents::check_own_name,
 };
 pub(crate) use beats::Pulse;
 use beats::{Beats, Start};
@@ -51,7 +53,7 @@ use common::Common;
 use ring::Ring;
 use task::Task;
 use time::Timeline;
-use worker::{Hosted, JobWorker, Worker};
+use worker::{Hosted, JobWorker, ReactorWorker, Worker};
 
 /// How a projector works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,6 +195,20 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         self
     }
 
+    /// Also this reactor. It begins now, unless its schedule says otherwise: with what is appended
+    /// after [`start`](Self::start) has returned for the first time.
+    pub fn with_reactor<R>(mut self, reactor: R, schedule: impl Into<Schedule>) -> Self
+    where
+        R: Reactor,
+        S: Host<Documents>,
+    {
+        let worker = ReactorWorker::new(self.store.clone(), reactor);
+        let mut schedule = schedule.into();
+        schedule.start.get_or_insert(crate::Start::Now);
+        self.projections.push((Arc::new(worker), schedule));
+        self
+    }
+
     /// With another clock for schedules and pauses. Deadlines stay in real time.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -247,7 +263,11 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         let letters: Arc<dyn DeadLetters> = Arc::new(self.store.clone());
         let head = log.head().await?;
         for (worker, schedule) in &self.projections {
-            start::check(worker.name(), schedule.start, head.position)?;
+            start::check(
+                worker.name(),
+                schedule.start.unwrap_or_default(),
+                head.position,
+            )?;
         }
         let ring = Arc::new(Ring::new(self.options.recent_events, head));
         let closing = watch::Sender::new(None);

@@ -32,7 +32,7 @@ pub struct Schedule {
     pub(crate) timing: Timing,
     /// Stored events per batch.
     pub(crate) max_batch: usize,
-    pub(crate) start: Start,
+    pub(crate) start: Option<Start>,
 }
 
 #[derive(Debug, Clone)]
@@ -72,12 +72,12 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Common {
     max_batch: usize,
-    start: Start,
+    start: Option<Start>,
 }
 
 const COMMON: Common = Common {
     max_batch: MAX_BATCH,
-    start: Start::Beginning,
+    start: None,
 };
 
 impl Schedule {
@@ -233,10 +233,11 @@ macro_rules! common {
             }
 
             /// Where it begins while it has not stored a checkpoint. Other processes that run the
-            /// projection should say the same. The beginning by default.
+            /// projection should say the same. The beginning by default; now for a
+            /// [`Reactor`](crate::Reactor).
             #[must_use]
             pub const fn start_at(mut self, start: Start) -> Self {
-                self.common.start = start;
+                self.common.start = Some(start);
                 self
             }
         }

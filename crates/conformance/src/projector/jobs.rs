@@ -10,7 +10,7 @@ use std::{
 };
 
 use backstory_event::{
-    Aggregate, Append, Envelope, EventFilter, EventQuery, EventStore as _, ExpectedVersion, Fold,
+    Aggregate, Append, Envelope, EventFilter, EventQuery, EventStore, ExpectedVersion, Fold,
     Folded, ManualClock, NewEvent, Payload, Position, StreamId,
 };
 use backstory_projection::{
@@ -74,6 +74,12 @@ async fn run<S: CompleteStore + Clone>(
     within(projector.start()).await.unwrap()
 }
 
+/// Waits until it has passed all that is in the log.
+async fn passed<S: EventStore>(store: &S, projector: &RunningProjector) {
+    let end = head(store).await;
+    until(projector, |status| status.reached >= end.position).await;
+}
+
 pub async fn a_job_runs_with_what_came<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     append(&store, "b", [booked(1)]).await;
@@ -112,6 +118,8 @@ pub async fn a_job_runs_with_what_came<F: Fixture>(fixture: &F) {
     let made = Append::to(other.clone(), ExpectedVersion::Any, [made]);
     within(store.append(made)).await.unwrap();
     append(&store, "a", [booked(4)]).await;
+    // All of it is known before the hour is over: else it might be two runs.
+    until(&projector, |status| status.head.get() == 6).await;
     clock.advance(HOUR);
     until(&projector, |status| status.batches == 2).await;
     let names = |names: &[&str]| {
@@ -136,7 +144,9 @@ pub async fn a_job_runs_with_what_came<F: Fixture>(fixture: &F) {
     // It goes on where it was.
     let projector = run(&store, scribe(), Schedule::continuous()).await;
     let receipt = book(&store, 1).await;
-    within(projector.caught_up(&receipt)).await.unwrap();
+    within(projector.projection(LEDGER).caught_up(&receipt))
+        .await
+        .unwrap();
     assert_eq!(seen(&store).await, [1, 2, 4, 5, 6, 7]);
 }
 
@@ -175,7 +185,7 @@ pub async fn a_job_that_fails_gets_its_events_again<F: Fixture>(fixture: &F) {
     append(&store, "d", [broken]).await;
     let projector = run(&store, job, Schedule::continuous()).await;
     until(&projector, |status| status.dead_letters == Some(4)).await;
-    within(projector.catch_up()).await.unwrap();
+    passed(&store, &projector).await;
     assert_eq!(seen(&store).await, [1, 2, 4]);
     let all = LetterQuery::of(LEDGER);
     let letters = within(projector.dead_letters(&all)).await.unwrap();
@@ -316,10 +326,12 @@ pub async fn a_read_model_in_memory_has_the_whole_history<F: Fixture>(fixture: &
     noise(&store, 3).await;
     let first = models();
     let projector = run(&store, shared(&first), Schedule::continuous()).await;
-    within(projector.catch_up()).await.unwrap();
+    passed(&store, &projector).await;
     assert_eq!(first.lock().await.0.state.0, [1, 2, 3, 4, 5]);
     let receipt = append(&store, "a", [booked(6)]).await;
-    within(projector.caught_up(&receipt)).await.unwrap();
+    within(projector.projection(LEDGER).caught_up(&receipt))
+        .await
+        .unwrap();
     assert_eq!(first.lock().await.0.state.0, [1, 2, 3, 4, 5, 6]);
     assert_eq!(first.lock().await.0.read_to, receipt.checkpoint);
     within(projector.shutdown()).await.unwrap();
@@ -327,10 +339,52 @@ pub async fn a_read_model_in_memory_has_the_whole_history<F: Fixture>(fixture: &
     let fresh = models();
     let projector = run(&store, shared(&fresh), Schedule::continuous()).await;
     let receipt = append(&store, "a", [booked(7)]).await;
-    within(projector.caught_up(&receipt)).await.unwrap();
+    within(projector.projection(LEDGER).caught_up(&receipt))
+        .await
+        .unwrap();
     let fresh = fresh.lock().await;
     assert_eq!(fresh.0.state.0, [1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(fresh.1.0, [7]);
+}
+
+pub async fn a_long_history_is_read_in_pages<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    for first in [0, 1_000, 2_000] {
+        append(&store, "a", (first..first + 1_000).map(booked)).await;
+    }
+    let runs = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&runs);
+    let job = Job::new(LEDGER, bookings(), move |mut job| {
+        let told = Arc::clone(&told);
+        async move {
+            let mut amounts = Folded::<Amounts>::new(bookings());
+            job.apply(&mut amounts).await?;
+            assert!(
+                amounts
+                    .state
+                    .0
+                    .iter()
+                    .copied()
+                    .eq(0..amounts.state.0.len() as i64)
+            );
+            let length = amounts.state.0.len();
+            told.lock().unwrap().push((job.events().len(), length));
+            Ok(())
+        }
+    });
+    let schedule = Schedule::continuous()
+        .max_batch(10_000)
+        .start_at(Start::Now);
+    let projector = run(&store, job, schedule).await;
+    append(&store, "a", [booked(3_000)]).await;
+    passed(&store, &projector).await;
+    assert_eq!(*runs.lock().unwrap(), [(1, 3_001)]);
+    let all = EventQuery::new(bookings()).limit(10);
+    let report = within(projector.rerun(LEDGER, all)).await.unwrap();
+    assert_eq!(report.events, 3_001);
+    let runs = runs.lock().unwrap().split_off(1);
+    assert!(runs.iter().all(|(_, history)| *history == 3_001));
+    assert_eq!(runs.iter().map(|(events, _)| events).sum::<usize>(), 3_001);
 }
 
 pub async fn what_a_read_model_lacks_is_no_fault_of_an_event<F: Fixture>(fixture: &F) {
@@ -348,7 +402,9 @@ pub async fn what_a_read_model_lacks_is_no_fault_of_an_event<F: Fixture>(fixture
     let start = Schedule::continuous().start_at(Start::Position(Position::new(2)));
     let projector = run(&store, job, start).await;
     let receipt = append(&store, "a", [booked(3)]).await;
-    let error = within(projector.caught_up(&receipt)).await.unwrap_err();
+    let error = within(projector.projection(LEDGER).caught_up(&receipt))
+        .await
+        .unwrap_err();
     assert!(
         error.is_failing() && error.to_string().contains("read model lacks"),
         "{error}"
@@ -364,7 +420,7 @@ pub async fn a_job_runs_again_on_what_it_has_passed<F: Fixture>(fixture: &F) {
     noise(&store, 2).await;
     let hourly = Schedule::every(HOUR).immediately();
     let projector = run(&store, scribe(), hourly).await;
-    within(projector.catch_up()).await.unwrap();
+    passed(&store, &projector).await;
     assert_eq!(seen(&store).await, [1, 2, 3, 4]);
     let before = status(&projector).checkpoint;
     // What is behind its checkpoint will come to it anyway.
@@ -385,7 +441,10 @@ pub async fn a_job_runs_again_on_what_it_has_passed<F: Fixture>(fixture: &F) {
     let report = within(projector.rerun(LEDGER, all)).await.unwrap();
     assert_eq!((report.events, report.runs), (2, 1));
     assert_eq!(seen(&store).await, [1, 2, 3, 4, 2, 4, 2, 3]);
-    within(projector.catch_up()).await.unwrap();
+    let end = head(&store).await;
+    within(projector.projection(LEDGER).caught_up(end))
+        .await
+        .unwrap();
     assert_eq!(seen(&store).await, [1, 2, 3, 4, 2, 4, 2, 3, 7]);
     // Any process can do it, and it goes on where it was.
     let other = within(fixture.elsewhere()).await;
@@ -395,7 +454,9 @@ pub async fn a_job_runs_again_on_what_it_has_passed<F: Fixture>(fixture: &F) {
     assert_eq!(report.events, 3);
     assert_eq!(seen(&store).await[9..], [2, 4, 7]);
     let receipt = append(&store, "b", [booked(2)]).await;
-    within(projector.caught_up(&receipt)).await.unwrap();
+    within(projector.projection(LEDGER).caught_up(&receipt))
+        .await
+        .unwrap();
     assert_eq!(seen(&store).await[9..], [2, 4, 7, 8]);
     let error = within(projector.rerun("other", EventQuery::new(EventFilter::all()))).await;
     let unknown = error.unwrap_err();
@@ -438,7 +499,7 @@ pub async fn what_a_job_left_out_does_not_run_again<F: Fixture>(fixture: &F) {
     append(&store, "b", [booked(3)]).await;
     let projector = run(&store, job, Schedule::continuous()).await;
     until(&projector, |status| status.dead_letters == Some(1)).await;
-    within(projector.catch_up()).await.unwrap();
+    passed(&store, &projector).await;
     *fails.lock().unwrap() = false;
     let report = within(projector.rerun(LEDGER, EventQuery::new(bookings())))
         .await
@@ -472,15 +533,15 @@ pub async fn a_job_is_reset<F: Fixture>(fixture: &F) {
         }
     });
     let projector = run(&store, job, Schedule::continuous()).await;
-    within(projector.catch_up()).await.unwrap();
+    passed(&store, &projector).await;
     within(projector.reset(LEDGER)).await.unwrap();
-    within(projector.catch_up()).await.unwrap();
+    passed(&store, &projector).await;
     assert_eq!(seen(&store).await, [1, 2, 3]);
     assert_eq!(emptied.load(Ordering::SeqCst), 1);
     within(projector.shutdown()).await.unwrap();
     let plain = run(&store, scribe(), Schedule::continuous()).await;
     within(plain.reset(LEDGER)).await.unwrap();
-    within(plain.catch_up()).await.unwrap();
+    passed(&store, &plain).await;
     assert_eq!(seen(&store).await, [1, 2, 3]);
 }
 
@@ -498,7 +559,9 @@ pub async fn a_job_must_not_keep_its_run<F: Fixture>(fixture: &F) {
     });
     let job = job.on_failure(OnFailure::stop().after(1));
     let projector = run(&store, job, Schedule::continuous()).await;
-    let error = within(projector.catch_up()).await.unwrap_err();
+    let end = head(&store).await;
+    let named = projector.projection(LEDGER);
+    let error = within(named.caught_up(end)).await.unwrap_err();
     assert!(
         error.is_stopped() && error.to_string().contains("kept a run"),
         "{error}"
@@ -521,15 +584,17 @@ pub async fn jobs_and_projections_share_a_projector<F: Fixture>(fixture: &F) {
     let projector = within(projector.start()).await.unwrap();
     let receipt = book(&store, 5).await;
     within(projector.caught_up(&receipt)).await.unwrap();
+    let other = projector.projection("other");
+    within(other.caught_up(&receipt)).await.unwrap();
     assert_eq!(seen(&store).await, [1, 2, 3, 4, 5]);
     assert_eq!(runs.load(Ordering::SeqCst), 5);
     within(projector.pause("other")).await.unwrap();
     let receipt = book(&store, 1).await;
-    let error = within(projector.caught_up(&receipt)).await.unwrap_err();
+    let error = within(other.caught_up(&receipt)).await.unwrap_err();
     assert!(error.is_paused(), "{error}");
     within(projector.resume("other")).await.unwrap();
     let end = head(&store).await;
-    within(projector.caught_up(end)).await.unwrap();
+    within(other.caught_up(end)).await.unwrap();
     let double = Projector::new(&store)
         .with(Ledger::default(), Schedule::continuous())
         .with_job(scribe(), Schedule::continuous());

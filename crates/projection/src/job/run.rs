@@ -18,9 +18,6 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use super::{Code, ReadModel, deferred::Deferred};
 use crate::{Result, Unit};
 
-/// Events per page of a read model's history.
-const PAGE: usize = 1_000;
-
 /// What a job could not do in a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -166,7 +163,7 @@ impl<Cx: Send> JobRun<Cx> {
             return Ok(added);
         }
         let lacks = EventQuery::new(filter).after(reached).up_to(to.position);
-        let mut next = Some(lacks.limit(PAGE));
+        let mut next = Some(lacks);
         let mut added = 0;
         while let Some(query) = next {
             let history = |source| JobError::History {

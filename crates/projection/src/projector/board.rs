@@ -259,6 +259,8 @@ pub(crate) enum Command {
 /// How somebody reaches a projection's task.
 pub(crate) struct Remote {
     pub(crate) name: String,
+    /// It is a read model that follows the log.
+    pub(crate) follows: bool,
     /// It runs once.
     pub(crate) once: bool,
     pub(crate) filter: backstory_event::EventFilter,

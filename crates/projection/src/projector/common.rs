@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use backstory_event::{Checkpoint, Clock, EventStore, Position, StoreError};
+use backstory_event::{Checkpoint, Clock, EventStore, Position};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     beats::{Beside, Member, Place, Pulse, Speed},
     board::{Command, Remote, Snapshot, Waiters},
+    error::ProjectorError,
     rebuild::{Live, Other},
     ring::Ring,
     source::Source,
     task::Task,
     time::Timeline,
-    worker::Worker,
+    worker::{Nature, Worker},
 };
 use crate::{Checkpoints, DeadLetters, Schedule, Seat, engine::Engine};
 
@@ -56,7 +57,7 @@ impl Common {
         schedule: &Schedule,
         seat: &Seat,
         jitter: u64,
-    ) -> Result<Cast, StoreError> {
+    ) -> Result<Cast, ProjectorError> {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (orders, beside_receiver) = mpsc::channel(COMMANDS);
         let live = Other::Beside(orders);
@@ -70,9 +71,13 @@ impl Common {
             live,
             jitter,
         );
-        // Whoever leads it for the first time is where it begins.
-        live.task.now = (seat.leads && seat.term == 1).then_some(self.head);
+        // Whoever leads it for the first time is where it begins. A reactor never reacts to what
+        // was there before its process.
+        let nature = worker.nature();
+        let is_first = nature == Nature::Reactor || seat.leads && seat.term == 1;
+        live.task.now = is_first.then_some(self.head);
         live.task.left_out = Some(left_out);
+        live.task.begin_reacting().await?;
         live.task.publish(false);
         let other = Other::Live(Live {
             snapshot: live.snapshot.clone(),
@@ -104,6 +109,7 @@ impl Common {
             },
             remote: Remote {
                 name,
+                follows: nature == Nature::ReadModel && !schedule.is_once(),
                 once: schedule.is_once(),
                 filter: worker.filter(),
                 snapshot: live.snapshot,
@@ -128,7 +134,7 @@ impl Common {
         let checkpoint = progress.checkpoint;
         let mut time = Timeline::new(Arc::clone(&self.clock));
         schedule.count_from(time.begin());
-        let start = schedule.start;
+        let start = schedule.start.unwrap_or_default();
         let engine = Engine::new(
             schedule,
             time.now(),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::LetterQuery;
 
-/// Events per page.
+/// Letters per page.
 const PAGE: usize = 1_000;
 /// How often a page is tried that others disturb.
 const ATTEMPTS: usize = 100;
@@ -41,9 +41,9 @@ impl RunningProjector {
     /// its runs: its checkpoint stays. Direction and limit of the query do not count. Events that
     /// are its dead letters, and parked keys, wait for [`Self::replay`].
     ///
-    /// What it writes with its context is stored with each run of at most 1,000 events, or not at
-    /// all; a process that dies leaves the rest to whoever asks again. Any process can do it, also
-    /// one that stands by. To run on everything from the beginning, [`reset`](Self::reset) it.
+    /// What it writes with its context is stored with each run, of a page of events, or not at all;
+    /// a process that dies leaves the rest to whoever asks again. Any process can do it, also one
+    /// that stands by. To run on everything from the beginning, [`reset`](Self::reset) it.
     ///
     /// # Errors
     /// When there is no such job, it is a projection, it has ended, or the store is away;
@@ -69,9 +69,16 @@ impl Task {
             up_to: query.after,
             ..RerunReport::default()
         };
-        if self.worker.nature() != Nature::Job {
-            let reason = "it is no job, and would take the events twice: reset it";
-            return Err(self.not_rerun(&report, reason.to_owned()));
+        match self.worker.nature() {
+            Nature::Job => {}
+            Nature::ReadModel => {
+                let reason = "it is no job, and would take the events twice: reset it";
+                return Err(self.not_rerun(&report, reason.to_owned()));
+            }
+            Nature::Reactor => {
+                let reason = "it is a reactor, which is never replayed";
+                return Err(self.not_rerun(&report, reason.to_owned()));
+            }
         }
         if self.engine.is_standby() {
             self.load_anew().await?;
@@ -79,7 +86,8 @@ impl Task {
         let passed = self.progress.checkpoint.position;
         query.up_to = Some(query.up_to.map_or(passed, |bound| bound.min(passed)));
         query.direction = Direction::Forward;
-        query.limit = Some(PAGE);
+        // It counts all pages together.
+        query.limit = None;
         let filter = self.worker.filter();
         let mut next = (query.after.position < passed).then_some(query);
         while let Some(query) = next {

@@ -49,8 +49,8 @@ impl RunningProjector {
     ///
     /// A receipt concerns the projections that want one of its events; a [`Checkpoint`], and a
     /// receipt of a decision without events, concern all. Projections that run
-    /// [once](crate::Schedule::once) follow nothing, and are only waited for
-    /// [by name](Self::projection). Waiting ends the debounce.
+    /// [once](crate::Schedule::once) follow nothing, jobs and reactors are no read models: they are
+    /// only waited for [by name](Self::projection). Waiting ends the debounce.
     ///
     /// # Errors
     /// At once when such a projection is failing, paused or stopped and is not there yet; when it
@@ -74,12 +74,12 @@ impl RunningProjector {
         let concerned = self
             .remotes
             .iter()
-            .filter(|remote| !remote.once && awaited.concerns(&remote.filter));
+            .filter(|remote| remote.follows && awaited.concerns(&remote.filter));
         self.wait(concerned, &awaited, deadline).await
     }
 
-    /// Waits until all projections have passed what is in the log now, whether they left some of it
-    /// out or not.
+    /// Waits until all projections that follow the log have passed what is in it now, whether they
+    /// left some of it out or not.
     ///
     /// # Errors
     /// As [`Self::caught_up`], and when the store is away.

@@ -2,6 +2,7 @@
 //! process can die, where another one can get ahead, and where the store can fail.
 
 use std::{
+    collections::{HashMap, HashSet},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -23,8 +24,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::*;
 use crate::{
     self as projection, Beat, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, Documents, Job, LetterCount, LetterQuery, OnFailure, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Raise, Roster, Seat, Slot, Start, Step, Turn, TurnKind,
+    DocumentStore, DocumentWrite, Documents, Effect, Job, LetterCount, LetterQuery, OnFailure,
+    OrderKind, OrderOutcome, Progress, ProjectionRow, Raise, Reactor, Roster, Seat, Slot, Start,
+    Step, Turn, TurnKind,
     failure::Outcome,
     test_util::{MemoryDocuments, block_on},
 };
@@ -35,6 +37,7 @@ const SEEDS: u64 = 10_000;
 const STEPS: usize = 120;
 const THREADS: u64 = 4;
 const LEDGERS: [&str; 2] = ["ledger_0", "ledger_1"];
+const MAILER: &str = "mailer";
 /// How often read models changed places, by [`TurnKind`].
 static TURNS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
@@ -119,6 +122,36 @@ fn job(store: Store) -> Job {
     job.on_failure(policy)
 }
 
+/// Does something about each event.
+struct Mailer(Store);
+
+#[async_trait]
+impl Reactor for Mailer {
+    type Event = Money;
+    const NAME: &'static str = MAILER;
+
+    fn on_failure(&self) -> OnFailure {
+        self.0.0.policy
+    }
+
+    fn concurrency(&self) -> usize {
+        2
+    }
+
+    async fn react(&self, e: &Envelope<Money>, effect: &Effect) -> projection::Result {
+        let key = format!("{MAILER}/{}", e.event_id());
+        assert_eq!(effect.idempotency_key(), key);
+        self.0.step().await?;
+        let cursed = matches!(e.event, Money::Cursed);
+        if cursed && !self.0.0.healed.load(Ordering::Relaxed) {
+            return Err("it is cursed".into());
+        }
+        self.0.0.effects.lock().unwrap().push(e.position().get());
+        self.0.step().await?;
+        Ok(())
+    }
+}
+
 /// The positions of what was cursed.
 #[derive(Default)]
 struct Curses(Vec<i64>);
@@ -169,6 +202,9 @@ struct Model {
     job: bool,
     /// What the job did after its commits.
     told: Mutex<Vec<i64>>,
+    /// What the mailer did, and where the log ended when a start of it first returned.
+    effects: Mutex<Vec<i64>>,
+    reacts: Mutex<Option<Position>>,
 }
 
 impl Store {
@@ -188,6 +224,8 @@ impl Store {
             poison: choice.below(2) == 0,
             job: choice.below(2) == 0,
             told: Mutex::default(),
+            effects: Mutex::default(),
+            reacts: Mutex::default(),
             healed: AtomicBool::new(false),
             over: AtomicBool::new(false),
             policy: policy.after(attempts),
@@ -215,6 +253,7 @@ impl Store {
     /// What a ledger should hold of the log up to there.
     fn wanted(&self, name: &str, up_to: Position) -> Vec<i64> {
         let start = match self.0.start {
+            _ if name == MAILER => self.reacts_behind(),
             Start::Position(start) if Slot::split(name).0 == LEDGERS[1] => start,
             _ => Position::START,
         };
@@ -259,10 +298,12 @@ impl Store {
     /// A place to die at, or to fail.
     async fn step(&self) -> Result<(), StoreError> {
         let mut turns = self.below(3);
-        std::future::poll_fn(|_| match turns {
+        std::future::poll_fn(|context| match turns {
             0 => Poll::Ready(()),
             _ => {
                 turns -= 1;
+                // For futures that are polled among others.
+                context.waker().wake_by_ref();
                 Poll::Pending
             }
         })
@@ -289,6 +330,9 @@ impl Store {
     /// Each event up to there is in the ledger or in a letter, once; in order, unless it was left
     /// out; of a parked key none before an earlier one.
     fn check(&self, name: &str) {
+        if name.starts_with(MAILER) {
+            return self.check_effects();
+        }
         let (seen, up_to) = self.ledger(name);
         let letters = self.letters(name);
         let left_out = letters.iter().map(|letter| letter.position.get());
@@ -317,6 +361,46 @@ impl Store {
         let mut waiting = letters.iter().filter(|letter| letter.stream.key() == key);
         if let (Some(last), Some(first)) = (seen.last(), waiting.next()) {
             assert!(first.parked && **last < first.position.get(), "{first:?}");
+        }
+    }
+
+    /// Behind that the mailer reacts to everything; before, to nothing.
+    fn reacts_behind(&self) -> Position {
+        let mark = format!("{MAILER}~start");
+        let mark = block_on(self.0.documents.load_progress(&mark)).unwrap();
+        mark.checkpoint.position
+    }
+
+    /// What the checkpoint has passed is done or in a letter; the keys are in order.
+    fn check_effects(&self) {
+        let (_, up_to) = self.ledger(MAILER);
+        let effects = self.0.effects.lock().unwrap().clone();
+        let letters = self.letters(MAILER);
+        let letters = letters.iter().map(|letter| letter.position.get());
+        let handled: HashSet<_> = effects.iter().copied().chain(letters).collect();
+        let behind = self.reacts_behind();
+        assert!(effects.iter().all(|position| *position > behind.get()));
+        if let Some(started) = *self.0.reacts.lock().unwrap() {
+            assert!(behind <= started, "{behind} was promised at {started}");
+        }
+        for position in self.wanted(MAILER, up_to) {
+            assert!(
+                handled.contains(&position),
+                "{position} is neither done nor in a letter"
+            );
+        }
+        if self.0.policy.outcome == Outcome::Skip {
+            return;
+        }
+        let log = self.log();
+        let mut newest: HashMap<&str, i64> = HashMap::new();
+        let mut done = HashSet::new();
+        for position in effects {
+            let key = log[position as usize - 1].stream().key();
+            let newest = newest.entry(key).or_default();
+            let first = done.insert(position);
+            assert!(!first || position > *newest, "{position} is out of order");
+            *newest = position.max(*newest);
         }
     }
 
@@ -378,13 +462,18 @@ impl EventStore for Store {
             }
             let matching = log[after..].iter().filter(|event| query.matches(event));
             let events: Vec<_> = matching.take(limit).cloned().collect();
+            let bound = query.up_to.unwrap_or(head.position).get() as usize;
+            let end = log[..bound.min(log.len())].last();
+            let end = end.map_or(query.after, RecordedEvent::checkpoint);
             let full = events.len() == limit;
+            let checkpoint = match events.last() {
+                Some(last) if full => last.checkpoint(),
+                _ => end,
+            };
+            let more = checkpoint.position < end.position && query.limit.is_none();
             Page {
-                checkpoint: match events.last() {
-                    Some(last) if full => last.checkpoint(),
-                    _ => head,
-                },
-                next: full.then(|| query.clone()),
+                checkpoint,
+                next: more.then(|| query.clone().after(checkpoint)),
                 events,
                 head: head.position,
             }
@@ -570,6 +659,10 @@ impl Process {
             false => projector.with(Ledger::<1>(store.clone()), second),
         };
         let starting = projector
+            .with_reactor(
+                Mailer(store.clone()),
+                Schedule::continuous().max_batch(max_batch),
+            )
             .with_clock(Arc::new(clock.clone()))
             .with_lease_clock(Arc::new(clock.clone()))
             .with_options(ProjectorOptions::default().with_recent_events(recent))
@@ -583,6 +676,8 @@ impl Process {
                 break assembled.ok()?;
             }
         };
+        let head = store.head();
+        store.0.reacts.lock().unwrap().get_or_insert(head);
         let mut tasks: Vec<Pin<Box<dyn Future<Output = ()>>>> =
             vec![Box::pin(assembled.reader), Box::pin(assembled.beats.run())];
         for task in assembled.tasks {
@@ -607,7 +702,7 @@ impl Process {
     }
 
     fn disturb(&mut self, store: &Store, resets: bool) {
-        let remote = &self.running.remotes[store.below(2) as usize];
+        let remote = &self.running.remotes[store.below(3) as usize];
         let order = |kind| {
             store.0.roster.lock().unwrap().order(&remote.name, &kind);
         };
@@ -727,7 +822,7 @@ fn resume_all(store: &Store, clock: &ManualClock, processes: &mut [Option<Proces
         let mut roster = store.0.roster.lock().unwrap();
         roster.order(name, &OrderKind::Resume).unwrap()
     };
-    let orders = LEDGERS.map(order);
+    let orders = [LEDGERS[0], LEDGERS[1], MAILER].map(order);
     let mut rounds = 0;
     while !orders.iter().all(|id| answered(store, *id)) {
         for process in processes.iter_mut().flatten() {
@@ -788,12 +883,13 @@ fn simulate(seed: u64) {
                     processes[which] = started();
                 }
                 if let Some(process) = &mut processes[which] {
-                    process.poll_one(store.below(8) as usize);
+                    process.poll_one(store.below(10) as usize);
                 }
             }
         }
         for process in processes.iter().flatten().filter(|_| !resets) {
-            for remote in &process.running.remotes {
+            // What the mailer did is checked when it is stored.
+            for remote in &process.running.remotes[..LEDGERS.len()] {
                 let reached = remote.snapshot.borrow().reached;
                 let (_, up_to) = store.ledger(&remote.name);
                 store.check(&remote.name);

@@ -215,7 +215,7 @@ impl Task {
 
     /// Moves a progress that is at the start of the log to where the projection begins. If there is
     /// none to be moved, that is the answer.
-    async fn begin(&mut self) -> Result<Option<Progress>, BatchError> {
+    pub(super) async fn begin(&mut self) -> Result<Option<Progress>, BatchError> {
         if self.start == Start::Beginning {
             return Ok(None);
         }
@@ -226,7 +226,8 @@ impl Task {
         if progress.checkpoint.position > Position::START {
             return Ok(None);
         }
-        let to = start::find(&*self.log, self.start, self.now).await?;
+        let now = self.marked_now().await?;
+        let to = start::find(&*self.log, self.start, now).await?;
         if to.position > Position::START {
             let nothing = Batch {
                 from: &progress,

@@ -21,9 +21,11 @@ use crate::{
 };
 
 mod jobs;
+mod reactors;
 mod sorting;
 
 pub(crate) use jobs::JobWorker;
+pub(crate) use reactors::ReactorWorker;
 use sorting::sort_out;
 
 /// Why a batch was not stored.
@@ -110,6 +112,8 @@ pub(crate) enum Nature {
     ReadModel,
     /// It may run on events again.
     Job,
+    /// It must not see events again.
+    Reactor,
 }
 
 /// A projection and its host.
@@ -151,6 +155,9 @@ pub(crate) trait Worker: Send + Sync {
 
     /// Changes which read model is the live one.
     async fn turn(&self, from: &Progress, kind: TurnKind) -> Result<Progress, BatchError>;
+
+    /// Stores a place in the log under a name that is free: see [`super::mark`].
+    async fn mark(&self, mark: &Progress, at: Checkpoint) -> Result<(), BatchError>;
 }
 
 pub(crate) struct Hosted<S, Cx, P> {
@@ -261,6 +268,25 @@ where
         };
         Ok(self.store.turn(&turn).await?)
     }
+
+    async fn mark(&self, mark: &Progress, at: Checkpoint) -> Result<(), BatchError> {
+        self::mark(&self.store, mark, at).await
+    }
+}
+
+/// Stores a place in the log under a name that is free.
+async fn mark<Cx: Send>(
+    store: &impl Host<Cx>,
+    mark: &Progress,
+    at: Checkpoint,
+) -> Result<(), BatchError> {
+    let target = match at.position {
+        // A checkpoint at the start is none; an epoch shows.
+        Position::START => Target::Amend,
+        _ => Target::Advance(at),
+    };
+    let unit = store.begin(mark.clone()).await?;
+    Ok(unit.commit(target, Vec::new()).await?)
 }
 
 impl<S, Cx, P> Hosted<S, Cx, P>

@@ -134,6 +134,10 @@ where
         }
         .into())
     }
+
+    async fn mark(&self, mark: &Progress, at: Checkpoint) -> Result<(), BatchError> {
+        super::mark(&self.store, mark, at).await
+    }
 }
 
 impl<S, Cx> JobWorker<S, Cx>

@@ -14,8 +14,9 @@ use backstory_event::{
     Folded, ManualClock, NewEvent, Payload, Position, StreamId,
 };
 use backstory_projection::{
-    DocumentReader, Documents, Job, JobRun, LetterQuery, Letters, OnFailure, ProjectionState,
-    Projector, ProjectorErrorKind, ReadModel, Result, RunningProjector, Schedule, Start,
+    DocumentReader, Documents, Job, JobRun, LetterQuery, Letters, OnFailure, Operator,
+    ProjectionState, Projector, ProjectorErrorKind, ReadModel, Result, RunningProjector, Schedule,
+    Start,
 };
 
 use super::ledger::{
@@ -540,6 +541,11 @@ pub async fn a_job_is_reset<F: Fixture>(fixture: &F) {
     assert_eq!(emptied.load(Ordering::SeqCst), 1);
     within(projector.shutdown()).await.unwrap();
     let plain = run(&store, scribe(), Schedule::continuous()).await;
+    let error = within(Operator::new(&store).rebuild(LEDGER))
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(error.to_string().contains("it is a job"), "{error}");
     within(plain.reset(LEDGER)).await.unwrap();
     passed(&store, &plain).await;
     assert_eq!(seen(&store).await, [1, 2, 3]);

@@ -11,6 +11,7 @@ mod rebuilds;
 mod replicas;
 mod schedules;
 mod starts;
+mod startup;
 mod waiting;
 
 pub use delivery::*;
@@ -23,6 +24,7 @@ pub use rebuilds::*;
 pub use replicas::*;
 pub use schedules::*;
 pub use starts::*;
+pub use startup::*;
 pub use waiting::*;
 
 /// One test per case of the suite of the projector.
@@ -120,6 +122,11 @@ macro_rules! projector_suite {
             a_reactor_is_never_replayed
             one_process_reacts
             who_reads_does_not_wait_for_jobs_and_reactors
+            only_a_part_of_the_history_is_projected_at_first
+            a_crash_does_not_move_the_end_of_the_history
+            an_empty_log_has_no_history
+            a_startup_filter_adds_nothing
+            a_read_model_of_a_job_has_what_the_job_does_not_get
         ]);
     };
 }

@@ -190,8 +190,10 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         S: Host<Cx>,
     {
         let log = Arc::new(self.store.clone());
-        let worker = JobWorker::new(self.store.clone(), log, job);
-        self.projections.push((Arc::new(worker), schedule.into()));
+        let schedule = schedule.into();
+        let gets_all = schedule.startup.is_none();
+        let worker = JobWorker::new(self.store.clone(), log, job, gets_all);
+        self.projections.push((Arc::new(worker), schedule));
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backstory_event::{Invalid, Position};
+use backstory_event::{EventFilter, Invalid, Position};
 use chrono::{DateTime, TimeZone, Utc};
 
 use crate::calendar::Calendar;
@@ -17,6 +17,7 @@ const SHORT_CAP: Duration = Duration::from_secs(5);
 ///
 /// ```
 /// use std::time::Duration;
+/// use backstory_event::EventFilter;
 /// use backstory_projection::{Schedule, Start};
 ///
 /// let at_once = Schedule::continuous();
@@ -25,6 +26,7 @@ const SHORT_CAP: Duration = Duration::from_secs(5);
 /// let every_night = Schedule::cron("0 3 * * *")?;
 /// let once = Schedule::once();
 /// let from_now_on = Schedule::continuous().start_at(Start::Now);
+/// let todos_at_first = Schedule::continuous().startup(EventFilter::category("todo"));
 /// # Ok::<(), backstory_event::Invalid>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct Schedule {
     /// Stored events per batch.
     pub(crate) max_batch: usize,
     pub(crate) start: Option<Start>,
+    /// All that it takes of what was there at first.
+    pub(crate) startup: Option<EventFilter>,
 }
 
 #[derive(Debug, Clone)]
@@ -126,6 +130,7 @@ impl Schedule {
     pub(crate) fn at_once(&self) -> Self {
         let mut schedule = Self::from(Self::continuous());
         (schedule.max_batch, schedule.start) = (self.max_batch, self.start);
+        schedule.startup = self.startup.clone();
         schedule
     }
 
@@ -240,6 +245,19 @@ macro_rules! common {
                 self.common.start = Some(start);
                 self
             }
+
+            /// Takes only these events of what is in the log when it first starts, and of what comes
+            /// later all that it wants. Where that boundary is, is stored before
+            /// [`Projector::start`](crate::Projector::start) returns for the first time, and stays:
+            /// after restarts, resets and rebuilds. Other processes should say the same. Say it
+            /// last.
+            #[must_use]
+            pub fn startup(self, filter: EventFilter) -> Schedule {
+                Schedule {
+                    startup: Some(filter),
+                    ..Schedule::from(self)
+                }
+            }
         }
     )*};
 }
@@ -252,6 +270,7 @@ impl Common {
             timing,
             max_batch: self.max_batch.max(1),
             start: self.start,
+            startup: None,
         }
     }
 }

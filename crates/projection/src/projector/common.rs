@@ -84,7 +84,7 @@ impl Common {
             commands: commands.clone(),
             not_before: Default::default(),
         });
-        let beside = self.hire(
+        let mut beside = self.hire(
             worker.beside(),
             schedule.at_once(),
             Place::beside(seat),
@@ -92,6 +92,12 @@ impl Common {
             other,
             jitter.wrapping_add(1),
         );
+        if let Some(filter) = &schedule.startup {
+            let end = live.task.end_of_history(self.head).await?.position;
+            for task in [&mut live.task, &mut beside.task] {
+                task.source.only_at_first(filter.clone(), end);
+            }
+        }
         let name = worker.name().to_owned();
         Ok(Cast {
             member: Member {

@@ -1,12 +1,13 @@
-//! Where reactors begin: a place that is stored before anybody relies on it, and never moves.
+//! Where reactors begin, and where the history of a schedule with a start-up filter ends: places
+//! that are stored before anybody relies on them, and never move.
 //!
-//! It is a progress of its own, beside that of the reactor: a log that was empty leaves no other
-//! trace of a start, and who comes later must not take what came meanwhile for old.
+//! Each is a progress of its own, beside that of the projection: a log that was empty leaves no
+//! other trace of a start, and who comes later must not take what came meanwhile for old.
 
 use backstory_event::{Checkpoint, EventStoreExt as _, Position};
 
 use super::{
-    error::{ProjectorError, ProjectorErrorKind, chain},
+    error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
     task::Task,
     worker::{BatchError, Nature},
 };
@@ -27,10 +28,23 @@ impl Task {
         match begun {
             // Its task finds out what others have done.
             Ok(()) | Err(BatchError::Fenced) => Ok(()),
-            Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
-                let reason = chain(&*error);
-                let kind = ProjectorErrorKind::Store { reason };
-                Err(ProjectorError::with_source(kind, Some(error)))
+            Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => Err(failed(error)),
+        }
+    }
+
+    /// Where the history ends for a start-up filter: at `now`, if nobody has stored that before.
+    pub(crate) async fn end_of_history(
+        &mut self,
+        now: Checkpoint,
+    ) -> Result<Checkpoint, ProjectorError> {
+        loop {
+            match self.mark("startup", now).await {
+                Ok(end) => return Ok(end),
+                // Another process was first.
+                Err(BatchError::Fenced) => {}
+                Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
+                    return Err(failed(error));
+                }
             }
         }
     }
@@ -59,4 +73,9 @@ impl Task {
         self.worker.mark(&stored, at).await?;
         Ok(at)
     }
+}
+
+fn failed(error: SharedError) -> ProjectorError {
+    let reason = chain(&*error);
+    ProjectorError::with_source(ProjectorErrorKind::Store { reason }, Some(error))
 }

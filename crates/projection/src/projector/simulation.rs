@@ -201,11 +201,14 @@ struct Model {
     /// Whether the second ledger is a job, and whether there is a mailer.
     job: bool,
     mailer: bool,
+    /// Whether the first ledger takes only one key of what is there at first.
+    startup: bool,
     /// What the job did after its commits.
     told: Mutex<Vec<i64>>,
-    /// What the mailer did, and where the log ended when a start of it first returned.
+    /// What the mailer did.
     effects: Mutex<Vec<i64>>,
-    reacts: Mutex<Option<Position>>,
+    /// Where the log ended when a start first returned.
+    started: Mutex<Option<Position>>,
 }
 
 impl Store {
@@ -225,9 +228,10 @@ impl Store {
             poison: choice.below(2) == 0,
             job: choice.below(2) == 0,
             mailer: choice.below(3) == 0,
+            startup: choice.below(3) == 0,
             told: Mutex::default(),
             effects: Mutex::default(),
-            reacts: Mutex::default(),
+            started: Mutex::default(),
             healed: AtomicBool::new(false),
             over: AtomicBool::new(false),
             policy: policy.after(attempts),
@@ -255,14 +259,20 @@ impl Store {
     /// What a ledger should hold of the log up to there.
     fn wanted(&self, name: &str, up_to: Position) -> Vec<i64> {
         let start = match self.0.start {
-            _ if name == MAILER => self.reacts_behind(),
+            _ if name == MAILER => self.marked(&format!("{MAILER}~start")),
             Start::Position(start) if Slot::split(name).0 == LEDGERS[1] => start,
             _ => Position::START,
+        };
+        let ledger = Slot::split(name).0;
+        let old = match self.0.startup && ledger == LEDGERS[0] {
+            true => self.marked(&format!("{ledger}~startup")),
+            false => Position::START,
         };
         let log = self.log();
         let up_to = log.iter().take_while(|event| event.position() <= up_to);
         up_to
             .filter(|event| event.name().starts_with("money.") && event.position() > start)
+            .filter(|event| event.position() > old || event.stream().key() == "0")
             .map(|event| event.position().get())
             .collect()
     }
@@ -335,6 +345,9 @@ impl Store {
         if name.starts_with(MAILER) {
             return self.check_effects();
         }
+        if name.ends_with("~startup") {
+            return;
+        }
         let (seen, up_to) = self.ledger(name);
         let letters = self.letters(name);
         let left_out = letters.iter().map(|letter| letter.position.get());
@@ -366,11 +379,14 @@ impl Store {
         }
     }
 
-    /// Behind that the mailer reacts to everything; before, to nothing.
-    fn reacts_behind(&self) -> Position {
-        let mark = format!("{MAILER}~start");
-        let mark = block_on(self.0.documents.load_progress(&mark)).unwrap();
-        mark.checkpoint.position
+    /// A place that was stored before a start returned for the first time, and does not move.
+    fn marked(&self, name: &str) -> Position {
+        let mark = block_on(self.0.documents.load_progress(name)).unwrap();
+        let mark = mark.checkpoint.position;
+        if let Some(started) = *self.0.started.lock().unwrap() {
+            assert!(mark <= started, "{mark} was promised at {started}");
+        }
+        mark
     }
 
     /// What the checkpoint has passed is done or in a letter; the keys are in order.
@@ -380,11 +396,8 @@ impl Store {
         let letters = self.letters(MAILER);
         let letters = letters.iter().map(|letter| letter.position.get());
         let handled: HashSet<_> = effects.iter().copied().chain(letters).collect();
-        let behind = self.reacts_behind();
+        let behind = self.marked(&format!("{MAILER}~start"));
         assert!(effects.iter().all(|position| *position > behind.get()));
-        if let Some(started) = *self.0.reacts.lock().unwrap() {
-            assert!(behind <= started, "{behind} was promised at {started}");
-        }
         for position in self.wanted(MAILER, up_to) {
             assert!(
                 handled.contains(&position),
@@ -650,12 +663,14 @@ impl Process {
                 .into(),
         };
         let recent = [1, 4, 1_000][store.below(3) as usize];
-        let projector = Projector::new(store).with(
-            Ledger::<0>(store.clone()),
-            Schedule::continuous()
-                .debounce(debounce)
-                .max_batch(max_batch),
-        );
+        let first = Schedule::continuous()
+            .debounce(debounce)
+            .max_batch(max_batch);
+        let first = match store.0.startup {
+            true => first.startup(EventFilter::stream(StreamId::stored("money", "0"))),
+            false => first.into(),
+        };
+        let projector = Projector::new(store).with(Ledger::<0>(store.clone()), first);
         let projector = match store.0.job {
             true => projector.with_job(job(store.clone()), second),
             false => projector.with(Ledger::<1>(store.clone()), second),
@@ -680,7 +695,7 @@ impl Process {
             }
         };
         let head = store.head();
-        store.0.reacts.lock().unwrap().get_or_insert(head);
+        store.0.started.lock().unwrap().get_or_insert(head);
         let mut tasks: Vec<Pin<Box<dyn Future<Output = ()>>>> =
             vec![Box::pin(assembled.reader), Box::pin(assembled.beats.run())];
         for task in assembled.tasks {

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use backstory_event::{Checkpoint, EventFilter, EventQuery, EventStore, RecordedEvent, StoreError};
+use backstory_event::{
+    Checkpoint, EventFilter, EventQuery, EventStore, Position, RecordedEvent, StoreError,
+};
 use tokio::sync::watch;
 
 use super::ring::{Ring, Tail};
@@ -11,6 +13,8 @@ use super::ring::{Ring, Tail};
 pub(crate) struct Source {
     log: Arc<dyn EventStore>,
     filter: EventFilter,
+    /// What it takes of the log up to there.
+    startup: Option<(EventFilter, Position)>,
     ring: Arc<Ring>,
     tail: watch::Receiver<Tail>,
     scanned: Checkpoint,
@@ -28,11 +32,17 @@ impl Source {
         Self {
             log,
             filter,
+            startup: None,
             tail: ring.watch(),
             ring,
             scanned: from,
             proved: None,
         }
+    }
+
+    /// Takes only these events of the log up to there.
+    pub(crate) fn only_at_first(&mut self, filter: EventFilter, up_to: Position) {
+        self.startup = Some((filter, up_to));
     }
 
     /// Up to here it has looked at the log.
@@ -41,7 +51,7 @@ impl Source {
     }
 
     /// Where the log ends, as far as the shared reader has seen.
-    pub(crate) fn head(&self) -> backstory_event::Position {
+    pub(crate) fn head(&self) -> Position {
         self.ring.head()
     }
 
@@ -62,7 +72,10 @@ impl Source {
         loop {
             let tail = *self.tail.borrow_and_update();
             let proved = self.proved == Some(tail.generation);
+            let at = self.scanned.position;
+            let startup = self.startup.as_ref().filter(|(_, up_to)| at < *up_to);
             if proved
+                && startup.is_none()
                 && tail.failures == 0
                 && let Some(taken) = self.ring.take(self.scanned.position, &self.filter, room)
             {
@@ -71,10 +84,15 @@ impl Source {
                     return Ok(taken.events);
                 }
             } else {
-                let query = EventQuery::new(self.filter.clone())
-                    .after(self.scanned)
-                    .limit(room);
-                let page = self.log.read(&query).await?;
+                let query = match startup {
+                    Some((filter, up_to)) => EventQuery::new(filter.clone()).up_to(*up_to),
+                    None => EventQuery::new(self.filter.clone()),
+                };
+                let query = query.after(self.scanned).limit(room);
+                let mut page = self.log.read(&query).await?;
+                if startup.is_some() {
+                    page.events.retain(|event| self.filter.matches(event));
+                }
                 self.proved = Some(tail.generation);
                 if page.checkpoint.position > self.scanned.position {
                     self.scanned = page.checkpoint;

@@ -21,13 +21,16 @@ pub(crate) struct JobWorker<S, Cx> {
     log: Arc<dyn EventStore>,
     job: Arc<Sorted<Cx>>,
     name: String,
+    /// It is given all events of its filter.
+    gets_all: bool,
 }
 
 impl<S, Cx> JobWorker<S, Cx> {
-    pub(crate) fn new(store: S, log: Arc<dyn EventStore>, job: Job<Cx>) -> Self {
+    pub(crate) fn new(store: S, log: Arc<dyn EventStore>, job: Job<Cx>, gets_all: bool) -> Self {
         Self {
             store,
             log,
+            gets_all,
             name: job.name.to_owned(),
             job: Arc::new(Sorted(job)),
         }
@@ -55,6 +58,7 @@ where
             log: Arc::clone(&self.log),
             job: Arc::clone(&self.job),
             name: Slot::Next.name(&self.name),
+            gets_all: self.gets_all,
         })
     }
 
@@ -79,9 +83,10 @@ where
         let sorted = sort_out(&*self.job, &batch)?;
         let step = sorted.step(&batch);
         let events = sorted.envelopes.iter();
+        let are_all = self.gets_all && sorted.letters.is_empty();
         let given = Given {
             events: events.map(|one| one.recorded().clone()).collect(),
-            all_after: sorted.letters.is_empty().then_some(batch.from.checkpoint),
+            all_after: are_all.then_some(batch.from.checkpoint),
             ..self.given(&step)
         };
         let progress = self.store_step(step, given, sorted.taken).await?;

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use backstory_event::{Envelope, EventFilter, Fold, Folded};
 use backstory_projection::{Checkpoints, Job, Projector, RunningProjector, Schedule};
 
-use super::ledger::{
-    HOUR, LEDGER, LedgerEvent, account, append, booked, noise, run, seen, status,
-};
+use super::ledger::{HOUR, LEDGER, LedgerEvent, account, append, booked, noise, run, seen, status};
 use crate::{CompleteStore, Fixture, kit::within};
 
 /// Four events of two accounts, of which the filter takes two.

@@ -6,6 +6,7 @@ mod jobs;
 pub mod ledger;
 mod lifecycle;
 mod orders;
+mod parts;
 mod reactors;
 mod rebuilds;
 mod replicas;
@@ -19,6 +20,7 @@ pub use failures::*;
 pub use jobs::*;
 pub use lifecycle::*;
 pub use orders::*;
+pub use parts::*;
 pub use reactors::*;
 pub use rebuilds::*;
 pub use replicas::*;
@@ -91,6 +93,11 @@ macro_rules! projector_suite {
             orders_that_nobody_takes_are_taken_back
             rows_say_how_projections_are_doing
             a_process_that_is_dropped_gives_its_leases_back
+            parts_project_each_event_once_in_the_order_of_its_key
+            processes_share_the_parts
+            a_reset_of_parts_concerns_all_of_them
+            a_rebuild_of_parts_takes_the_place_of_all
+            letters_of_parts_are_those_of_the_projection
             a_rewind_projects_again_what_is_behind
             letters_are_replayed_and_discarded_by_order
             a_rebuild_takes_the_place_of_what_is_read

@@ -27,6 +27,7 @@ mod host;
 mod job;
 mod letters;
 mod live;
+mod part;
 mod projection;
 mod projector;
 mod reactor;
@@ -50,6 +51,7 @@ pub use host::{Host, Unit};
 pub use job::{Job, JobError, JobRun, ReadModel};
 pub use letters::{DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite};
 pub use live::{Live, LiveError};
+pub use part::{Part, owner, room};
 pub use projection::{NotResettable, Projection, Result};
 pub use projector::{
     Awaited, Letters, OneProjection, ProjectionState, ProjectionStatus, Projector, ProjectorError,
@@ -58,4 +60,4 @@ pub use projector::{
 };
 pub use reactor::{Effect, NeverReplayed, Reactor};
 pub use schedule::{Continuous, Cron, Once, Periodic, Schedule, Start};
-pub use turn::{Slot, Turn, TurnKind};
+pub use turn::{Slot, Turn, TurnKind, TurnPlan, TurnRefusal};

@@ -44,7 +44,7 @@ pub use running::{OneProjection, RunningProjector, ShutdownReport};
 pub(crate) use worker::message as panic_message;
 
 use crate::{
-    Checkpoints, Control, DeadLetters, Documents, Host, Job, Projection, Reactor, Schedule,
+    Checkpoints, Control, DeadLetters, Documents, Host, Job, Part, Projection, Reactor, Schedule,
     documents::check_own_name,
 };
 pub(crate) use beats::Pulse;
@@ -261,6 +261,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         jitter: u64,
     ) -> Result<Assembled<impl Future<Output = ()> + Send + 'static>, ProjectorError> {
         self.check_names()?;
+        let parts = self.parts().await?;
         let log: Arc<dyn EventStore> = Arc::new(self.store.clone());
         let letters: Arc<dyn DeadLetters> = Arc::new(self.store.clone());
         let head = log.head().await?;
@@ -276,7 +277,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         let leaving = watch::Sender::new(false);
         let control: Arc<dyn Control> = Arc::new(self.store.clone());
         let pulse = Arc::new(Pulse::default());
-        let workers = self.projections.iter();
+        let workers = parts.iter();
         let (mut beats, seats) = Beats::begin(Start {
             control: Arc::clone(&control),
             owner,
@@ -308,8 +309,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         };
         let mut remotes = Vec::new();
         let mut tasks = Vec::new();
-        for (number, ((worker, schedule), seat)) in self.projections.iter().zip(&seats).enumerate()
-        {
+        for (number, ((worker, schedule), seat)) in parts.iter().zip(&seats).enumerate() {
             let jitter = jitter.wrapping_add(2 * number as u64);
             let cast = common.cast(worker, schedule, seat, jitter).await?;
             beats.add(cast.member);
@@ -334,6 +334,28 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
                 options: self.options,
             },
         })
+    }
+
+    /// All parts of all projections.
+    async fn parts(&self) -> Result<Vec<(Arc<dyn Worker>, Schedule)>, ProjectorError> {
+        let known = self.store.list_progress().await?;
+        let mut parts = Vec::with_capacity(self.projections.len());
+        for (worker, schedule) in &self.projections {
+            let count = schedule.partitions;
+            start::check_parts(worker.name(), count, &known)?;
+            for index in 0..count {
+                let part = match count {
+                    1 => Some(Arc::clone(worker)),
+                    _ => worker.part_of(Part { index, count }),
+                };
+                let part = part.ok_or_else(|| {
+                    let projection = worker.name().to_owned();
+                    ProjectorError::new(ProjectorErrorKind::NotInParts { projection })
+                })?;
+                parts.push((part, schedule.clone()));
+            }
+        }
+        Ok(parts)
     }
 
     fn check_names(&self) -> Result<(), ProjectorError> {

@@ -10,6 +10,9 @@ use crate::calendar::Calendar;
 /// The most stored events of a batch, unless a schedule says otherwise.
 const MAX_BATCH: usize = 1_000;
 
+/// The most parts of a projection.
+const MAX_PARTITIONS: u32 = 64;
+
 /// The cap of a short debounce, unless a schedule says otherwise.
 const SHORT_CAP: Duration = Duration::from_secs(5);
 
@@ -37,6 +40,8 @@ pub struct Schedule {
     pub(crate) start: Option<Start>,
     /// All that it takes of what was there at first.
     pub(crate) startup: Option<EventFilter>,
+    /// In so many parts.
+    pub(crate) partitions: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -77,11 +82,13 @@ pub enum Start {
 struct Common {
     max_batch: usize,
     start: Option<Start>,
+    partitions: u32,
 }
 
 const COMMON: Common = Common {
     max_batch: MAX_BATCH,
     start: None,
+    partitions: 1,
 };
 
 impl Schedule {
@@ -237,6 +244,19 @@ macro_rules! common {
                 self
             }
 
+            /// In so many parts, 1 to 64, which run at the same time and which the processes that run
+            /// the projection share. An event is in the part of its
+            /// [key](crate::Projection::key), so that the order of each key is kept; events of
+            /// different keys may come in another order than they are in the log. What the
+            /// projection writes must depend on events of one key only: a document of its own for
+            /// each key, or SQL that bears others beside it. The first process that runs the
+            /// projection says how many there are; others have to say the same. 1 by default.
+            #[must_use]
+            pub const fn partitions(mut self, parts: u32) -> Self {
+                self.common.partitions = parts;
+                self
+            }
+
             /// Where it begins while it has not stored a checkpoint. Other processes that run the
             /// projection should say the same. The beginning by default; now for a
             /// [`Reactor`](crate::Reactor).
@@ -271,6 +291,7 @@ impl Common {
             max_batch: self.max_batch.max(1),
             start: self.start,
             startup: None,
+            partitions: self.partitions.clamp(1, MAX_PARTITIONS),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which read model of a projection is the live one: while a new one is built beside it, and after
 //! that has taken its place.
 
-use crate::Progress;
+use crate::{CommitError, Progress, owner};
 
 /// A read model of a projection. Each has its own progress, its own letters and its own collections
 /// or tables, whose names carry [`Slot::suffix`].
@@ -41,10 +41,10 @@ impl Slot {
 }
 
 /// A change of a projection's slots, all or nothing. It holds only if the live read model still is
-/// at `from`, whose epoch it raises.
+/// at `from`, whose epoch it raises. A projection in several parts changes as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
-    /// The progress of the live read model.
+    /// The progress of the live read model, or of one of its parts.
     pub from: Progress,
     /// What changes.
     pub kind: TurnKind,
@@ -55,8 +55,8 @@ pub struct Turn {
 /// What changes of a projection's slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnKind {
-    /// `Next` is there, empty, with its progress at the start and the epoch that the live one has
-    /// then. `Previous` is gone. Refused while there is a `Next`.
+    /// `Next` is there, empty, with its progress at the start and an epoch that no other had.
+    /// `Previous` is gone. Refused while there is a `Next`.
     Begin,
     /// `Next` is gone. Refused when there is none.
     Abort,
@@ -70,25 +70,34 @@ pub enum TurnKind {
     DropPrevious,
 }
 
-impl Turn {
-    /// The progress of the live read model afterwards. `beside` is that of the slot which becomes
-    /// the live one, at a swap or when rolling back.
-    pub fn result(&self, beside: Option<&Progress>) -> Progress {
-        let checkpoint = beside.map_or(self.from.checkpoint, |beside| beside.checkpoint);
-        Progress {
-            projection: self.from.projection.clone(),
-            checkpoint,
-            epoch: self.from.epoch + 1,
-        }
-    }
+/// What a [`Turn`] does to progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnPlan {
+    /// Rows that are removed first.
+    pub remove: Vec<String>,
+    /// Rows that are stored then.
+    pub put: Vec<Progress>,
+    /// The slot whose collections or tables are dropped.
+    pub clear: Option<Slot>,
+    /// The slot that changes places with the live one.
+    pub exchange: Option<Slot>,
+    /// The progress of the live read model afterwards.
+    pub result: Progress,
+}
 
-    /// The slot that has to be there, and the one that must not.
-    pub fn needs(&self) -> (Option<Slot>, Option<Slot>) {
-        match self.kind {
-            TurnKind::Begin => (None, Some(Slot::Next)),
-            TurnKind::Abort | TurnKind::Swap => (Some(Slot::Next), None),
-            TurnKind::RollBack | TurnKind::DropPrevious => (Some(Slot::Previous), None),
-        }
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TurnRefusal {
+    /// The live read model is not at `from`.
+    Fenced,
+    /// It cannot be, for this reason.
+    Refused(String),
+}
+
+impl Turn {
+    /// The projection that it concerns: all its parts.
+    pub fn projection(&self) -> &str {
+        owner(&self.from.projection)
     }
 
     /// Why it cannot be when this collection belongs to another projection.
@@ -99,30 +108,117 @@ impl Turn {
         )
     }
 
-    /// Why it cannot be, given the progress of the slots beside the live one.
-    pub fn refusal(&self, next: Option<&Progress>, previous: Option<&Progress>) -> Option<String> {
-        let there = |slot| match slot {
-            Slot::Live => Some(&self.from),
-            Slot::Next => next,
-            Slot::Previous => previous,
+    /// What it does, given the progress of all parts and slots of the projection: the rows whose
+    /// names are that of the projection, or begin with it and a `~`.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn plan(&self, rows: &[Progress]) -> Result<TurnPlan, TurnRefusal> {
+        let name = self.projection();
+        let of = |slot: Slot| {
+            rows.iter().filter(move |row| {
+                let (part, of) = Slot::split(&row.projection);
+                of == slot && owner(part) == name
+            })
         };
-        let (needed, forbidden) = self.needs();
-        if forbidden.is_some_and(|slot| there(slot).is_some()) {
-            return Some("it is being rebuilt already: abort that first".to_owned());
+        let mut live: Vec<_> = of(Slot::Live).cloned().collect();
+        if !live
+            .iter()
+            .any(|row| row.projection == self.from.projection)
+        {
+            live.push(Progress::start(&*self.from.projection));
         }
-        let beside = needed.map(there);
-        match (needed, beside, self.kind) {
-            (Some(Slot::Next), Some(None), _) => Some("it is not being rebuilt".to_owned()),
-            (Some(_), Some(None), _) => Some(
-                "there is no previous read model: only the one before the last rebuild is kept"
-                    .to_owned(),
-            ),
-            (_, Some(Some(next)), TurnKind::Swap)
-                if next.checkpoint.position < self.from.checkpoint.position =>
-            {
-                Some("what is being built is behind what is read".to_owned())
+        if !live.contains(&self.from) {
+            return Err(TurnRefusal::Fenced);
+        }
+        let next = of(Slot::Next).next();
+        let previous: Vec<_> = of(Slot::Previous).collect();
+        let refused = |reason: &str| Err(TurnRefusal::Refused(reason.to_owned()));
+        let raised = |row: &Progress, checkpoint| Progress {
+            projection: row.projection.clone(),
+            checkpoint,
+            epoch: row.epoch + 1,
+        };
+        let kept = |row: &Progress| Progress {
+            projection: Slot::Previous.name(&row.projection),
+            ..row.clone()
+        };
+        let result = raised(&self.from, self.from.checkpoint);
+        let gone = || previous.iter().map(|row| row.projection.clone()).collect();
+        let mut plan = TurnPlan {
+            remove: Vec::new(),
+            put: vec![result.clone()],
+            clear: None,
+            exchange: None,
+            result,
+        };
+        match (self.kind, next) {
+            (TurnKind::Begin, Some(_)) => {
+                return refused("it is being rebuilt already: abort that first");
             }
-            _ => None,
+            (TurnKind::Abort | TurnKind::Swap, None) => return refused("it is not being rebuilt"),
+            (TurnKind::RollBack | TurnKind::DropPrevious, _) if previous.is_empty() => {
+                return refused(
+                    "there is no previous read model: only the one before the last rebuild is kept",
+                );
+            }
+            (TurnKind::Begin, None) => {
+                let highest = live.iter().map(|row| row.epoch).max().unwrap_or_default();
+                plan.put.push(Progress {
+                    epoch: highest + 1,
+                    ..Progress::start(Slot::Next.name(name))
+                });
+                plan.remove = gone();
+                plan.clear = Some(Slot::Previous);
+            }
+            (TurnKind::Abort, Some(next)) => {
+                plan.remove = vec![next.projection.clone()];
+                plan.clear = Some(Slot::Next);
+            }
+            (TurnKind::Swap, Some(next)) => {
+                let to = next.checkpoint;
+                if live.iter().any(|row| row.checkpoint.position > to.position) {
+                    return refused("what is being built is behind what is read");
+                }
+                plan.remove = gone();
+                plan.remove.push(next.projection.clone());
+                plan.put = live.iter().map(|row| raised(row, to)).collect();
+                plan.put.extend(live.iter().map(kept));
+                plan.clear = Some(Slot::Previous);
+                plan.exchange = Some(Slot::Next);
+                plan.result.checkpoint = to;
+            }
+            (TurnKind::RollBack, _) => {
+                plan.put.clear();
+                for row in &live {
+                    let before = Slot::Previous.name(&row.projection);
+                    let Some(before) = previous.iter().find(|one| one.projection == before) else {
+                        return refused("the previous read model has other parts");
+                    };
+                    plan.put.push(raised(row, before.checkpoint));
+                    plan.put.push(kept(row));
+                    if row.projection == self.from.projection {
+                        plan.result.checkpoint = before.checkpoint;
+                    }
+                }
+                plan.exchange = Some(Slot::Previous);
+            }
+            (TurnKind::DropPrevious, _) => {
+                plan.remove = gone();
+                plan.clear = Some(Slot::Previous);
+            }
+        }
+        Ok(plan)
+    }
+}
+
+impl TurnRefusal {
+    /// The error of a commit.
+    pub fn of(self, projection: &str) -> CommitError {
+        let projection = projection.to_owned();
+        match self {
+            Self::Fenced => CommitError::Fenced { projection },
+            Self::Refused(reason) => CommitError::Refused { projection, reason },
         }
     }
 }

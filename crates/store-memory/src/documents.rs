@@ -7,7 +7,7 @@ use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     Beat, Checkpoints, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
     DocumentStore, DocumentWrite, Progress, Raise, Roster, Seat, Slot, Step, Target, Turn,
-    TurnKind,
+    TurnRefusal, owner,
 };
 
 use chrono::{DateTime, Utc};
@@ -122,9 +122,10 @@ impl Shelf {
                 projection: projection.clone(),
             });
         }
+        let of_owner = owner(projection);
         if step.to == Target::Reset {
             self.collections
-                .retain(|_, collection| collection.projection != *projection);
+                .retain(|_, collection| collection.projection != of_owner);
         }
         self.letters.commit(step, is_erased);
         for write in writes {
@@ -139,7 +140,7 @@ impl Shelf {
                         self.collections
                             .entry(collection)
                             .or_insert_with(|| Collection {
-                                projection: projection.clone(),
+                                projection: of_owner.to_owned(),
                                 ..Collection::default()
                             });
                     collection.put(
@@ -158,6 +159,11 @@ impl Shelf {
                         collection.remove(&key);
                     }
                 }
+            }
+        }
+        for other in self.progress.values_mut() {
+            if let Some(moved) = step.of_sibling(other) {
+                *other = moved;
             }
         }
         self.progress.insert(projection.clone(), step.result());
@@ -184,61 +190,29 @@ impl Shelf {
     }
 
     fn turn(&mut self, turn: &Turn) -> Result<Progress, CommitError> {
-        let name = &turn.from.projection;
-        if self.progress(name) != turn.from {
-            return Err(CommitError::Fenced {
-                projection: name.clone(),
-            });
+        let name = turn.projection();
+        let rows: Vec<_> = self.progress.values().cloned().collect();
+        let plan = turn.plan(&rows).map_err(|refusal| refusal.of(name))?;
+        let taken = plan.exchange.and_then(|slot| self.taken(name, slot));
+        if let Some(taken) = taken {
+            return Err(TurnRefusal::Refused(taken).of(name));
         }
-        let [next, previous] =
-            [Slot::Next, Slot::Previous].map(|slot| self.progress.get(&slot.name(name)).cloned());
-        let refused = |reason| CommitError::Refused {
-            projection: name.clone(),
-            reason,
-        };
-        if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
-            return Err(refused(reason));
+        if let Some(slot) = plan.clear {
+            self.clear(&slot.name(name));
         }
-        let (from, beside) = match turn.kind {
-            TurnKind::Swap => (Slot::Next, next),
-            TurnKind::RollBack => (Slot::Previous, previous),
-            TurnKind::Begin | TurnKind::Abort | TurnKind::DropPrevious => {
-                let result = turn.result(None);
-                match turn.kind {
-                    TurnKind::Abort => self.clear(&Slot::Next.name(name)),
-                    TurnKind::DropPrevious => self.clear(&Slot::Previous.name(name)),
-                    _ => {
-                        self.clear(&Slot::Next.name(name));
-                        self.clear(&Slot::Previous.name(name));
-                        let mut next = Progress::start(Slot::Next.name(name));
-                        next.epoch = result.epoch;
-                        self.progress.insert(next.projection.clone(), next);
-                    }
-                }
-                self.progress.insert(name.clone(), result.clone());
-                return Ok(result);
-            }
-        };
-        if let Some(taken) = self.taken(name, from) {
-            return Err(refused(taken));
+        if let Some(slot) = plan.exchange {
+            let (aside, kept) = (format!("{name}~"), Slot::Previous);
+            self.rename((name, ""), (&aside, "~"));
+            self.rename((&slot.name(name), slot.suffix()), (name, ""));
+            self.rename((&aside, "~"), (&kept.name(name), kept.suffix()));
         }
-        if from == Slot::Next {
-            self.clear(&Slot::Previous.name(name));
+        for gone in plan.remove {
+            self.progress.remove(&gone);
         }
-        let aside = format!("{name}~");
-        let kept = Slot::Previous.name(name);
-        self.rename((name, ""), (&aside, "~"));
-        self.rename((&from.name(name), from.suffix()), (name, ""));
-        self.rename((&aside, "~"), (&kept, Slot::Previous.suffix()));
-        self.progress.remove(&from.name(name));
-        let previous = Progress {
-            projection: kept.clone(),
-            ..turn.from.clone()
-        };
-        self.progress.insert(kept, previous);
-        let result = turn.result(beside.as_ref());
-        self.progress.insert(name.clone(), result.clone());
-        Ok(result)
+        for progress in plan.put {
+            self.progress.insert(progress.projection.clone(), progress);
+        }
+        Ok(plan.result)
     }
 
     /// Why the collections of a slot cannot have the names of live ones.
@@ -262,7 +236,6 @@ impl Shelf {
         self.collections
             .retain(|_, one| one.projection != projection);
         self.letters.clear(projection);
-        self.progress.remove(projection);
     }
 
     /// The collections and letters of a projection belong to another one, and their names end

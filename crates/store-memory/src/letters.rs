@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use backstory_event::{Position, StoreError, StreamId};
 use backstory_projection::{
-    DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite, Step, Target,
+    DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite, Step, owner,
 };
 
 use crate::MemoryStore;
@@ -46,19 +46,16 @@ impl Letters {
     }
 
     pub(crate) fn commit(&mut self, step: &Step, is_erased: impl Fn(&DeadLetter) -> bool) {
-        match step.to {
-            Target::Reset => self.clear(&step.from.projection),
-            Target::Rewind(to) => {
-                if let Some(letters) = self.0.get_mut(&step.from.projection) {
-                    letters.retain(|position, _| *position <= to.position);
-                }
-            }
-            Target::Advance(_) | Target::Amend => {}
+        let of_owner = owner(&step.from.projection);
+        if let Some(end) = step.drops_letters_behind()
+            && let Some(letters) = self.0.get_mut(of_owner)
+        {
+            letters.retain(|position, _| *position <= end);
         }
         if step.letters.is_empty() {
             return;
         }
-        let letters = self.0.entry(step.from.projection.clone()).or_default();
+        let letters = self.0.entry(of_owner.to_owned()).or_default();
         for write in &step.letters {
             match write {
                 LetterWrite::Put(letter) if is_erased(letter) => {}

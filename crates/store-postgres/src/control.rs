@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, Rebuild,
-    RebuildReport, RowState, Seat, Slot, UnknownWord,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Part, Progress, ProjectionRow, Rebuild,
+    RebuildReport, RowState, Seat, Slot, UnknownWord, owner,
 };
 use serde_json::{Value, json};
 use sqlx::{Error, Row, postgres::PgRow, types::Json};
@@ -130,7 +130,11 @@ fn row(row: &PgRow) -> Result<ProjectionRow, Error> {
     let state: &str = row.try_get(10)?;
     let state = row_state(state)?;
     let progress = progress(row)?;
-    let next = beside(row, 13, &progress, Slot::Next)?;
+    // One for all parts, shown with the first.
+    let next = match Part::split(&progress.projection).1.index {
+        0 => beside(row, 13, &progress, Slot::Next)?,
+        _ => None,
+    };
     let previous = beside(row, 16, &progress, Slot::Previous)?;
     let mut found = ProjectionRow::new(progress, state);
     found.previous = previous;
@@ -180,7 +184,7 @@ fn beside(
         return Ok(None);
     };
     Ok(Some(Progress {
-        projection: slot.name(&live.projection),
+        projection: slot.name(owner(&live.projection)),
         checkpoint: Checkpoint {
             position: Position::new(position),
             event_id: EventId::from_uuid(row.try_get(column + 1)?),

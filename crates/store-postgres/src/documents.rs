@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Progress,
-    Step, Target, Turn,
+    Step, Target, Turn, owner,
 };
 use sqlx::{AssertSqlSafe, Error, PgConnection, QueryBuilder, Row, postgres::PgRow, raw_sql};
 
@@ -182,7 +182,7 @@ impl PostgresStore {
         if !work.step(sql, step).await? {
             return Ok(Err(fenced(&step.from)));
         }
-        let projection = &step.from.projection;
+        let projection = owner(&step.from.projection);
         if step.to == Target::Reset {
             sqlx::query(sql.empty_collections.text())
                 .bind(projection)

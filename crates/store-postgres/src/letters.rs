@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use backstory_event::{EventId, Position, StoreError, StreamId};
 use backstory_projection::{
-    DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite, Step, Target,
+    DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite, Step, owner,
 };
 use sqlx::{Error, PgConnection, Row, postgres::PgRow};
 
@@ -30,22 +30,13 @@ pub(crate) async fn write(
     sql: &Statements,
     step: &Step,
 ) -> Result<(), Error> {
-    let projection = &step.from.projection;
-    match step.to {
-        Target::Reset => {
-            sqlx::query(sql.empty_letters.text())
-                .bind(projection)
-                .execute(&mut *connection)
-                .await?;
-        }
-        Target::Rewind(to) => {
-            sqlx::query(sql.rewind_letters.text())
-                .bind(projection)
-                .bind(to.position.get())
-                .execute(&mut *connection)
-                .await?;
-        }
-        Target::Advance(_) | Target::Amend => {}
+    let projection = owner(&step.from.projection);
+    if let Some(end) = step.drops_letters_behind() {
+        sqlx::query(sql.rewind_letters.text())
+            .bind(projection)
+            .bind(end.get())
+            .execute(&mut *connection)
+            .await?;
     }
     let (mut put, mut removed) = (Vec::new(), Vec::new());
     for write in &step.letters {

@@ -18,7 +18,7 @@ use crate::{
     session::{Lease, Pool, retry},
     sql::Statements,
     tables,
-    turn::Model,
+    turn::{self, Model},
 };
 
 /// A transaction of a projection; one that the user begins inside becomes a savepoint. Dropped before its end the connection is closed: the server
@@ -68,7 +68,11 @@ impl Work {
             .bind(from.epoch)
             .execute(self.connection())
             .await?;
-        Ok(moved.rows_affected() == 1)
+        let moved = moved.rows_affected() == 1;
+        if moved {
+            turn::change_siblings(self.connection(), sql, step).await?;
+        }
+        Ok(moved)
     }
 }
 

@@ -99,6 +99,14 @@ CREATE TABLE {s}.projection (
   rebuild_rate float8
 ) WITH (fillfactor = 50);
 
+-- Which processes run a projection in parts: they share them.
+CREATE TABLE {s}.replica (
+  projection text COLLATE "C",
+  owner uuid,
+  until timestamptz NOT NULL,
+  PRIMARY KEY (projection, owner)
+) WITH (fillfactor = 50);
+
 CREATE TABLE {s}.projection_order (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   projection text COLLATE "C" NOT NULL,
@@ -381,6 +389,14 @@ BEGIN
   RETURN low;
 END $$;
 
+-- How many more parts of a projection a process should lead, or how many fewer: all lead as many, but for one.
+CREATE FUNCTION {s}.room_v1(owner_ uuid, projection_ text, parts_ bigint)
+RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ceil(parts_::numeric / greatest(1, (SELECT count(*) FROM {s}.replica r
+      WHERE r.projection = projection_ AND r.until > clock_timestamp())))::bigint
+    - (SELECT count(*) FROM {s}.projection p WHERE p.owner = owner_ AND starts_with(p.name, projection_ || '~'))
+$$;
+
 -- What a process says of its projections, and is told about them. Whoever leads one from now on is
 -- the only one to commit: an earlier leader is fenced by the epoch. What somebody else has locked
 -- just now is left for the next time.
@@ -394,6 +410,7 @@ DECLARE
   now_ timestamptz := clock_timestamp();
   free text[];
   locked text[];
+  parts jsonb; -- how many each projection has that runs in parts
 BEGIN
   UPDATE {s}.projection_order o SET answered_at = now_, process = process_, failure = q.failure, note = q.note
     FROM jsonb_to_recordset(answers_) AS q(id bigint, failure text, note text)
@@ -402,11 +419,32 @@ BEGIN
     SELECT q.projection FROM jsonb_to_recordset(reports_) AS q(projection text)
     WHERE NOT EXISTS (SELECT FROM {s}.projection p WHERE p.name = q.projection)
     ORDER BY q.projection ON CONFLICT (name) DO NOTHING;
+  SELECT jsonb_object_agg(q.projection, q.parts) INTO parts FROM (
+    SELECT split_part(q.projection, '~', 1) AS projection, count(*) AS parts
+    FROM jsonb_to_recordset(reports_) AS q(projection text) WHERE q.projection LIKE '%~%' GROUP BY 1) q;
+  IF parts IS NOT NULL THEN
+    INSERT INTO {s}.replica (projection, owner, until)
+      SELECT q.projection, owner_, now_ + lease_ FROM jsonb_object_keys(parts) AS q(projection) ORDER BY q.projection
+      ON CONFLICT (projection, owner) DO UPDATE SET until = excluded.until;
+    UPDATE {s}.projection p SET owner = NULL, leased_until = NULL FROM (
+      SELECT p.name, row_number() OVER (PARTITION BY q.key ORDER BY length(p.name) DESC, p.name DESC)
+          <= -{s}.room_v1(owner_, q.key, q.value::bigint) AS many
+      FROM jsonb_each_text(parts) q JOIN {s}.projection p ON starts_with(p.name, q.key || '~')
+      WHERE p.owner = owner_) f
+    WHERE p.name = f.name AND f.many;
+  END IF;
   SELECT array_agg(f.name) INTO free FROM (
     SELECT p.name FROM {s}.projection p
     WHERE p.name IN (SELECT q.projection FROM jsonb_to_recordset(reports_) AS q(projection text))
       AND p.owner IS DISTINCT FROM owner_ AND (p.owner IS NULL OR p.leased_until <= now_)
     ORDER BY p.name FOR UPDATE SKIP LOCKED) f;
+  IF parts IS NOT NULL AND free IS NOT NULL THEN
+    SELECT array_agg(f.name) INTO free FROM (
+      SELECT f.name, row_number() OVER (PARTITION BY split_part(f.name, '~', 1) ORDER BY length(f.name), f.name)
+          <= {s}.room_v1(owner_, split_part(f.name, '~', 1), (parts ->> split_part(f.name, '~', 1))::bigint) AS fits
+      FROM unnest(free) AS f(name)) f
+      WHERE f.fits OR f.name NOT LIKE '%~%';
+  END IF;
   IF free IS NOT NULL THEN
     -- A leader that froze while it stored its last batch still holds the row.
     SELECT array_agg(l.projection) INTO locked FROM (
@@ -438,7 +476,7 @@ BEGIN
     FROM jsonb_to_recordset(reports_) AS q(projection text)
     JOIN {s}.projection p ON p.name = q.projection
     LEFT JOIN {s}.progress t ON t.projection = p.name
-    LEFT JOIN {s}.progress n ON n.projection = p.name || '~next';
+    LEFT JOIN {s}.progress n ON n.projection = split_part(p.name, '~', 1) || '~next';
 END $$;
 
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the

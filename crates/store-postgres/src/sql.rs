@@ -312,7 +312,9 @@ statements! {
           t.leader_, t.leader_origin_, t.next_position_, t.next_event_id_, t.next_epoch_ \
         FROM {s}.beat_v1($1, $2, $3, $4 * interval '1 microsecond', $5::jsonb, $6::jsonb) t";
 
-    leave = "UPDATE {s}.projection p SET owner = NULL, leased_until = NULL WHERE p.owner = $1";
+    // Replicas that have fallen silent go by the way.
+    leave = "WITH gone AS (DELETE FROM {s}.replica r WHERE r.owner = $1 OR r.until < clock_timestamp() - interval '1 day') \
+        UPDATE {s}.projection p SET owner = NULL, leased_until = NULL WHERE p.owner = $1";
 
     projections = "SELECT p.name, coalesce(t.position, 0), \
           coalesce(t.event_id, '00000000-0000-0000-0000-000000000000'), coalesce(t.epoch, 0), p.paused, p.reason, \
@@ -321,7 +323,7 @@ statements! {
           CASE WHEN l.led THEN p.process END, n.position, n.event_id, n.epoch, o.position, o.event_id, o.epoch, \
           CASE WHEN l.led THEN p.rebuild_state END, p.rebuild_reason, p.rebuild_reached, p.rebuild_rate \
         FROM {s}.projection p LEFT JOIN {s}.progress t ON t.projection = p.name \
-        LEFT JOIN {s}.progress n ON n.projection = p.name || '~next' \
+        LEFT JOIN {s}.progress n ON n.projection = split_part(p.name, '~', 1) || '~next' \
         LEFT JOIN {s}.progress o ON o.projection = p.name || '~previous' \
         CROSS JOIN LATERAL (SELECT coalesce(p.leased_until > clock_timestamp(), false) AS led) l ORDER BY p.name";
 
@@ -338,9 +340,9 @@ statements! {
     withdraw_order = "WITH gone AS (DELETE FROM {s}.projection_order o WHERE o.id = $1 AND o.answered_at IS NULL) \
         SELECT o.answered_at IS NOT NULL, o.process, o.failure, o.note FROM {s}.projection_order o WHERE o.id = $1";
 
-    // The read models of a projection, locked.
-    slots = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
-        WHERE t.projection IN ($1, $1 || '~next', $1 || '~previous') ORDER BY t.projection FOR UPDATE";
+    // All parts and read models of a projection, locked. No name of a projection holds a `~`.
+    parts = "SELECT t.projection, t.position, t.event_id, t.epoch FROM {s}.progress t \
+        WHERE t.projection = $1 OR starts_with(t.projection, $1 || '~') ORDER BY t.projection FOR UPDATE";
 
     put_progress = "INSERT INTO {s}.progress AS t (projection, position, event_id, epoch) VALUES ($1, $2, $3, $4) \
         ON CONFLICT (projection) DO UPDATE \

@@ -2,10 +2,14 @@
 //! own, which stand first on the search path while a rebuild writes: `backstory_next`, and
 //! `backstory_previous` for what was live before.
 
-use backstory_projection::Slot;
+use backstory_projection::{Slot, TurnRefusal};
 use sqlx::{AssertSqlSafe, PgConnection, Row, raw_sql};
 
 use crate::turn::Trouble;
+
+fn refused(reason: String) -> Trouble {
+    TurnRefusal::Refused(reason).into()
+}
 
 /// The schema of a slot that is not live.
 fn schema(store: &str, slot: Slot) -> String {
@@ -33,7 +37,7 @@ pub(crate) async fn copy(
     tables: &[&str],
 ) -> Result<(), Trouble> {
     if tables.is_empty() {
-        return Err(Trouble::Refused(
+        return Err(refused(
             "it does not say which tables are its own: implement `Projection::tables`, or reset it"
                 .to_owned(),
         ));
@@ -119,7 +123,7 @@ async fn live_schema(connection: &mut PgConnection, table: &str) -> Result<Strin
     .await?;
     match found {
         Some(row) if row.try_get(1)? => Ok(row.try_get(0)?),
-        _ => Err(Trouble::Refused(format!(
+        _ => Err(refused(format!(
             "there is no table {table:?} on the search path: name each without a schema, and create \
              it before"
         ))),
@@ -142,13 +146,13 @@ async fn make(connection: &mut PgConnection, schema: &str) -> Result<(), Trouble
 async fn run(connection: &mut PgConnection, statement: String) -> Result<(), Trouble> {
     let done = raw_sql(AssertSqlSafe(statement)).execute(connection).await;
     let Err(error) = done else { return Ok(()) };
-    let refused = error.as_database_error().filter(|error| {
+    let reason = error.as_database_error().filter(|error| {
         let code = error.code().unwrap_or_default();
         // Syntax or access, dependent objects, a lock that was not to be had.
         code.starts_with("42") || code == "2BP01" || code == "55P03"
     });
-    Err(match refused {
-        Some(refused) => Trouble::Refused(refused.message().to_owned()),
+    Err(match reason {
+        Some(error) => refused(error.message().to_owned()),
         None => error.into(),
     })
 }

@@ -1,13 +1,13 @@
 //! Changing which read model of a projection is the live one: its collections or tables, its
 //! progress and its letters, in one transaction.
 
-use backstory_projection::{CommitError, Progress, Slot, Turn, TurnKind};
+use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnKind, TurnRefusal, owner};
 use sqlx::{AssertSqlSafe, Error, PgConnection, Row, raw_sql};
 
 use crate::{
     PostgresStore,
     error::store_error,
-    projections::{Work, fenced, progress},
+    projections::{Work, progress},
     sql::Statements,
     tables,
 };
@@ -22,9 +22,14 @@ pub(crate) enum Model {
 /// Why it was not done.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    Refused(String),
-    Fenced,
+    Refused(TurnRefusal),
     Store(Error),
+}
+
+impl From<TurnRefusal> for Trouble {
+    fn from(refusal: TurnRefusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl From<Error> for Trouble {
@@ -47,64 +52,47 @@ impl PostgresStore {
             self.turned(turn, model).await
         };
         turned.await.map_err(|trouble| match trouble {
-            Trouble::Fenced => fenced(&turn.from),
             Trouble::Store(error) => store_error(error).into(),
-            Trouble::Refused(reason) => CommitError::Refused {
-                projection: turn.from.projection.clone(),
-                reason,
-            },
+            Trouble::Refused(refusal) => refusal.of(turn.projection()),
         })
     }
 
-    /// Drops what is left of earlier rebuilds, which may take long, while the live one goes on.
+    /// Drops what is left of the last rebuild, which may take long, while the live one goes on.
     async fn sweep(&self, turn: &Turn, model: Model) -> Result<(), Trouble> {
         let mut work = self.work().await?;
-        let [_, next, previous] = self.slots(work.connection(), turn).await?;
-        if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
-            return Err(Trouble::Refused(reason));
-        }
+        let rows = parts(work.connection(), self.sql(), turn.projection()).await?;
         work.commit().await?;
+        turn.plan(&rows)?;
         let mut work = self.work().await?;
-        let connection = work.connection();
-        clear(connection, self, turn, Slot::Next, model).await?;
-        clear(connection, self, turn, Slot::Previous, model).await?;
+        clear(work.connection(), self, turn, Slot::Previous, model).await?;
         Ok(work.commit().await?)
     }
 
     async fn turned(&self, turn: &Turn, model: Model) -> Result<Progress, Trouble> {
         let mut work = self.work().await?;
         let connection = work.connection();
-        let [live, next, previous] = self.slots(connection, turn).await?;
-        let name = &turn.from.projection;
-        if live.unwrap_or_else(|| Progress::start(name)) != turn.from {
-            return Err(Trouble::Fenced);
+        let sql = self.sql();
+        let plan = turn.plan(&parts(connection, sql, turn.projection()).await?)?;
+        if turn.kind == TurnKind::Begin && model == Model::Tables {
+            tables::copy(connection, self.schema().name(), turn.tables).await?;
         }
-        if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
-            return Err(Trouble::Refused(reason));
+        if let Some(slot) = plan.clear {
+            clear(connection, self, turn, slot, model).await?;
         }
-        let (result, beside) = match turn.kind {
-            TurnKind::Swap => (turn.result(next.as_ref()), Some(Slot::Next)),
-            TurnKind::RollBack => (turn.result(previous.as_ref()), Some(Slot::Previous)),
-            _ => (turn.result(None), None),
-        };
-        match (turn.kind, beside) {
-            (_, Some(beside)) => self.exchange(connection, turn, beside, model).await?,
-            (TurnKind::Abort, _) => clear(connection, self, turn, Slot::Next, model).await?,
-            (TurnKind::DropPrevious, _) => {
-                clear(connection, self, turn, Slot::Previous, model).await?;
-            }
-            _ => {
-                if model == Model::Tables {
-                    tables::copy(connection, self.schema().name(), turn.tables).await?;
-                }
-                let mut next = Progress::start(Slot::Next.name(name));
-                next.epoch = result.epoch;
-                put(connection, self.sql(), &next).await?;
-            }
+        if let Some(slot) = plan.exchange {
+            self.exchange(connection, turn, slot, model).await?;
         }
-        put(connection, self.sql(), &result).await?;
+        for gone in &plan.remove {
+            sqlx::query(sql.remove_progress.text())
+                .bind(gone)
+                .execute(&mut *connection)
+                .await?;
+        }
+        for progress in &plan.put {
+            put(connection, sql, progress).await?;
+        }
         work.commit().await?;
-        Ok(result)
+        Ok(plan.result)
     }
 
     /// The read model of a slot becomes the live one, which becomes the previous one.
@@ -115,16 +103,13 @@ impl PostgresStore {
         beside: Slot,
         model: Model,
     ) -> Result<(), Trouble> {
-        let name = &turn.from.projection;
+        let name = turn.projection();
         let sql = self.sql();
-        if beside == Slot::Next {
-            clear(connection, self, turn, Slot::Previous, model).await?;
-        }
         let (aside, kept) = (format!("{name}~"), Slot::Previous.name(name));
         let moves = [
-            (name.clone(), "", aside.clone(), "~"),
-            (beside.name(name), beside.suffix(), name.clone(), ""),
-            (aside, "~", kept.clone(), Slot::Previous.suffix()),
+            (name.to_owned(), "", aside.clone(), "~"),
+            (beside.name(name), beside.suffix(), name.to_owned(), ""),
+            (aside, "~", kept, Slot::Previous.suffix()),
         ];
         for (from, suffix, to, new_suffix) in moves {
             if model == Model::Collections {
@@ -135,8 +120,8 @@ impl PostgresStore {
                     .fetch_optional(&mut *connection)
                     .await?;
                 // Whatever is live has made room by then.
-                if let Some(taken) = taken.filter(|_| to == *name) {
-                    return Err(Trouble::Refused(Turn::taken(taken.try_get(0)?)));
+                if let Some(taken) = taken.filter(|_| to == name) {
+                    return Err(TurnRefusal::Refused(Turn::taken(taken.try_get(0)?)).into());
                 }
                 sqlx::query(sql.rename_collections.text())
                     .bind(&from)
@@ -155,12 +140,7 @@ impl PostgresStore {
         if model == Model::Tables {
             tables::exchange(connection, self.schema().name(), turn.tables, beside).await?;
         }
-        remove(connection, sql, &beside.name(name)).await?;
-        let previous = Progress {
-            projection: kept,
-            ..turn.from.clone()
-        };
-        Ok(put(connection, sql, &previous).await?)
+        Ok(())
     }
 
     async fn work(&self) -> Result<Work, Error> {
@@ -171,23 +151,34 @@ impl PostgresStore {
             .await?;
         Ok(work)
     }
+}
 
-    async fn slots(
-        &self,
-        connection: &mut PgConnection,
-        turn: &Turn,
-    ) -> Result<[Option<Progress>; 3], Error> {
-        let name = &turn.from.projection;
-        let rows = sqlx::query(self.sql().slots.text())
-            .bind(name)
-            .fetch_all(connection)
-            .await?;
-        let found: Vec<_> = rows.iter().map(progress).collect::<Result<_, _>>()?;
-        Ok([Slot::Live, Slot::Next, Slot::Previous].map(|slot| {
-            let wanted = slot.name(name);
-            found.iter().find(|one| one.projection == wanted).cloned()
-        }))
+/// The progress of all parts and slots of a projection, locked.
+async fn parts(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    projection: &str,
+) -> Result<Vec<Progress>, Error> {
+    let rows = sqlx::query(sql.parts.text())
+        .bind(projection)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(progress).collect()
+}
+
+/// What a step changes of other parts.
+pub(crate) async fn change_siblings(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    step: &Step,
+) -> Result<(), Error> {
+    if step.concerns_siblings() {
+        let rows = parts(connection, sql, owner(&step.from.projection)).await?;
+        for moved in rows.iter().filter_map(|row| step.of_sibling(row)) {
+            put(connection, sql, &moved).await?;
+        }
     }
+    Ok(())
 }
 
 /// Drops the read model of a slot.
@@ -198,9 +189,8 @@ async fn clear(
     slot: Slot,
     model: Model,
 ) -> Result<(), Trouble> {
-    let name = slot.name(&turn.from.projection);
+    let name = slot.name(turn.projection());
     let sql = store.sql();
-    remove(connection, sql, &name).await?;
     sqlx::query(sql.empty_letters.text())
         .bind(&name)
         .execute(&mut *connection)
@@ -229,18 +219,6 @@ async fn put(
         .bind(progress.checkpoint.position.get())
         .bind(progress.checkpoint.event_id.as_uuid())
         .bind(progress.epoch)
-        .execute(connection)
-        .await
-        .map(drop)
-}
-
-async fn remove(
-    connection: &mut PgConnection,
-    sql: &Statements,
-    projection: &str,
-) -> Result<(), Error> {
-    sqlx::query(sql.remove_progress.text())
-        .bind(projection)
         .execute(connection)
         .await
         .map(drop)

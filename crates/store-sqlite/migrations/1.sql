@@ -192,6 +192,14 @@ CREATE TABLE backstory_projection (
     rebuild_rate    REAL
 ) STRICT, WITHOUT ROWID;
 
+-- Which processes run a projection in parts: they share them.
+CREATE TABLE backstory_replica (
+    projection  TEXT    NOT NULL,
+    owner       BLOB    NOT NULL,
+    until       INTEGER NOT NULL,
+    PRIMARY KEY (projection, owner)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE backstory_projection_order (
     id          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     projection  TEXT    NOT NULL,

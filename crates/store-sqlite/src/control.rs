@@ -1,10 +1,12 @@
 //! Who leads which projection, how it is doing, and what is wanted of it.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, Rebuild,
-    RebuildReport, RowState, Seat, Slot, UnknownWord,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Part, Progress, ProjectionRow, Rebuild,
+    RebuildReport, RowState, Seat, Slot, UnknownWord, owner, room,
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -28,6 +30,12 @@ impl Control for SqliteStore {
 
     async fn leave(&self, owner: Uuid) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
+        let gone = sqlx::query("DELETE FROM backstory_replica WHERE owner = ?1 OR until < ?2")
+            .bind(owner)
+            .bind(now() - KEPT)
+            .execute(&mut *transaction)
+            .await;
+        gone.map_err(|error| self.failed(error))?;
         let left = sqlx::query(
             "UPDATE backstory_projection SET owner = NULL, leased_until = NULL WHERE owner = ?1",
         )
@@ -49,7 +57,8 @@ impl Control for SqliteStore {
                  iif(p.leased_until > ?1, p.rebuild_state, NULL), p.rebuild_reason, p.rebuild_reached,
                  p.rebuild_rate
              FROM backstory_projection p LEFT JOIN backstory_progress t ON t.projection = p.name
-                 LEFT JOIN backstory_progress n ON n.projection = p.name || '~next'
+                 LEFT JOIN backstory_progress n
+                     ON n.projection = substr(p.name, 1, instr(p.name || '~', '~') - 1) || '~next'
                  LEFT JOIN backstory_progress o ON o.projection = p.name || '~previous'
              ORDER BY p.name",
         )
@@ -141,17 +150,20 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     .bind(&reports)
     .execute(&mut *connection)
     .await?;
+    let full = share_parts(&mut *connection, beat, now, lease).await?;
     // Who leads from now on is the only one to commit: an earlier leader is fenced by the epoch.
     sqlx::query(
         "INSERT INTO backstory_progress (projection, position, event_id, epoch)
          SELECT p.name, 0, zeroblob(16), 1
          FROM json_each(?1) q JOIN backstory_projection p ON p.name = q.value ->> 'projection'
          WHERE p.owner IS NOT ?2 AND (p.owner IS NULL OR p.leased_until <= ?3)
+             AND p.name NOT IN (SELECT value FROM json_each(?4))
          ON CONFLICT (projection) DO UPDATE SET epoch = epoch + 1",
     )
     .bind(&reports)
     .bind(beat.owner)
     .bind(now)
+    .bind(&full)
     .execute(&mut *connection)
     .await?;
     sqlx::query(
@@ -167,7 +179,8 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
              rebuild_rate = q.value ->> 'rebuild_rate'
          FROM json_each(?1) q
          WHERE p.name = q.value ->> 'projection'
-             AND (p.owner IS NULL OR p.owner = ?2 OR p.leased_until <= ?3)",
+             AND (p.owner IS NULL OR p.owner = ?2 OR p.leased_until <= ?3)
+             AND (p.owner IS ?2 OR p.name NOT IN (SELECT value FROM json_each(?7)))",
     )
     .bind(&reports)
     .bind(beat.owner)
@@ -175,6 +188,7 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
     .bind(&beat.process)
     .bind(lease)
     .bind(&beat.origin)
+    .bind(&full)
     .execute(&mut *connection)
     .await?;
     let rows = sqlx::query(
@@ -184,7 +198,8 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
              n.position, n.event_id, n.epoch
          FROM json_each(?1) q JOIN backstory_projection p ON p.name = q.value ->> 'projection'
              LEFT JOIN backstory_progress t ON t.projection = p.name
-             LEFT JOIN backstory_progress n ON n.projection = p.name || '~next'
+             LEFT JOIN backstory_progress n
+                     ON n.projection = substr(p.name, 1, instr(p.name || '~', '~') - 1) || '~next'
          ORDER BY q.key",
     )
     .bind(&reports)
@@ -212,6 +227,75 @@ async fn seats(connection: &mut SqliteConnection, beat: &Beat) -> Result<Vec<Sea
         }
     }
     Ok(seats)
+}
+
+/// Shares the parts of projections with other processes: gives up what is too much, and says which
+/// parts the process shall not take, as JSON.
+async fn share_parts(
+    connection: &mut SqliteConnection,
+    beat: &Beat,
+    now: i64,
+    lease: i64,
+) -> Result<String, sqlx::Error> {
+    let mut parts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for report in &beat.reports {
+        let name = report.projection.as_str();
+        if owner(name) != name {
+            parts.entry(owner(name)).or_default().push(name);
+        }
+    }
+    let mut full = Vec::new();
+    for (projection, names) in parts {
+        sqlx::query(
+            "INSERT INTO backstory_replica (projection, owner, until) VALUES (?1, ?2, ?3)
+             ON CONFLICT (projection, owner) DO UPDATE SET until = excluded.until",
+        )
+        .bind(projection)
+        .bind(beat.owner)
+        .bind(now + lease)
+        .execute(&mut *connection)
+        .await?;
+        let processes: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM backstory_replica WHERE projection = ?1 AND until > ?2",
+        )
+        .bind(projection)
+        .bind(now)
+        .fetch_one(&mut *connection)
+        .await?;
+        let led: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM backstory_projection
+             WHERE owner = ?1 AND name IN (SELECT value FROM json_each(?2))
+             ORDER BY length(name), name",
+        )
+        .bind(beat.owner)
+        .bind(json!(names).to_string())
+        .fetch_all(&mut *connection)
+        .await?;
+        let processes = usize::try_from(processes).unwrap_or(1);
+        let room = room(names.len(), processes, led.len());
+        for name in led.iter().rev().take((-room).max(0).unsigned_abs()) {
+            sqlx::query(
+                "UPDATE backstory_projection SET owner = NULL, leased_until = NULL WHERE name = ?1",
+            )
+            .bind(name)
+            .execute(&mut *connection)
+            .await?;
+        }
+        // Those that it may take are the first ones that are free.
+        let free: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM backstory_projection
+             WHERE name IN (SELECT value FROM json_each(?1))
+                 AND owner IS NOT ?2 AND (owner IS NULL OR leased_until <= ?3)
+             ORDER BY length(name), name",
+        )
+        .bind(json!(names).to_string())
+        .bind(beat.owner)
+        .bind(now)
+        .fetch_all(&mut *connection)
+        .await?;
+        full.extend(free.into_iter().skip(room.max(0).unsigned_abs()));
+    }
+    Ok(json!(full).to_string())
 }
 
 fn seat(row: &SqliteRow) -> Result<Seat, sqlx::Error> {
@@ -244,7 +328,11 @@ fn row(row: &SqliteRow) -> Result<ProjectionRow, sqlx::Error> {
         Ok(micros.and_then(DateTime::from_timestamp_micros))
     };
     let state: &str = row.try_get(10)?;
-    let next = beside(row, 13, &progress, Slot::Next)?;
+    // One for all parts, shown with the first.
+    let next = match Part::split(&progress.projection).1.index {
+        0 => beside(row, 13, &progress, Slot::Next)?,
+        _ => None,
+    };
     let previous = beside(row, 16, &progress, Slot::Previous)?;
     let mut found = ProjectionRow::new(progress, row_state(state)?);
     found.previous = previous;
@@ -294,7 +382,7 @@ fn beside(
         return Ok(None);
     };
     Ok(Some(Progress {
-        projection: slot.name(&live.projection),
+        projection: slot.name(owner(&live.projection)),
         checkpoint: Checkpoint {
             position: Position::new(position),
             event_id: EventId::from_uuid(row.try_get(column + 1)?),

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Progress,
-    Step, Target, Turn,
+    Step, Target, Turn, owner,
 };
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
@@ -228,7 +228,7 @@ async fn write(
     writes: &[DocumentWrite],
     step: &Step,
 ) -> Result<(), Failure> {
-    let projection = &step.from.projection;
+    let projection = owner(&step.from.projection);
     if step.to == Target::Reset {
         for statement in EMPTY {
             sqlx::query(statement)

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use backstory_event::{EventId, Position, StoreError, StreamId};
 use backstory_projection::{
-    DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite, Step, Target,
+    DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite, Step, owner,
 };
 use chrono::DateTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
@@ -53,22 +53,13 @@ pub(crate) async fn write(
     connection: &mut SqliteConnection,
     step: &Step,
 ) -> Result<(), sqlx::Error> {
-    let projection = &step.from.projection;
-    match step.to {
-        Target::Reset => {
-            sqlx::query(EMPTY)
-                .bind(projection)
-                .execute(&mut *connection)
-                .await?;
-        }
-        Target::Rewind(to) => {
-            sqlx::query(REWIND)
-                .bind(projection)
-                .bind(to.position.get())
-                .execute(&mut *connection)
-                .await?;
-        }
-        Target::Advance(_) | Target::Amend => {}
+    let projection = owner(&step.from.projection);
+    if let Some(end) = step.drops_letters_behind() {
+        sqlx::query(REWIND)
+            .bind(projection)
+            .bind(end.get())
+            .execute(&mut *connection)
+            .await?;
     }
     for write in &step.letters {
         let statement = match write {

@@ -9,7 +9,7 @@ use backstory_projection::{
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{SqliteStore, error::is_outage, letters, lock::WriteTransaction};
+use crate::{SqliteStore, error::is_outage, letters, lock::WriteTransaction, turn};
 
 #[async_trait]
 impl Checkpoints for SqliteStore {
@@ -77,9 +77,13 @@ pub(crate) async fn advance(
     .bind(from.checkpoint.event_id.as_uuid())
     .bind(from.epoch)
     .bind(has_never_run)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(moved.rows_affected() == 1)
+    let moved = moved.rows_affected() == 1;
+    if moved {
+        turn::change_siblings(connection, step).await?;
+    }
+    Ok(moved)
 }
 
 /// The error that a projection is not where a step begins.

@@ -1,13 +1,14 @@
 //! Changing which collections of a projection are the live ones.
 
-use backstory_projection::{CommitError, Progress, Slot, Turn, TurnKind};
+use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnRefusal, owner};
 use sqlx::SqliteConnection;
 
 use crate::{SqliteStore, documents, letters, progress::progress};
 
-const SLOTS: &str = "
+/// No name of a projection holds a `~`.
+const PARTS: &str = "
 SELECT projection, position, event_id, epoch FROM backstory_progress
-WHERE projection IN (?1, ?1 || '~next', ?1 || '~previous')";
+WHERE projection = ?1 OR substr(projection, 1, length(?1) + 1) = ?1 || '~'";
 
 const PUT: &str = "
 INSERT INTO backstory_progress (projection, position, event_id, epoch) VALUES (?1, ?2, ?3, ?4)
@@ -33,9 +34,14 @@ WHERE c.projection = ?1 AND l.projection <> ?3 LIMIT 1";
 
 /// Why it was not done.
 enum Trouble {
-    Refused(String),
-    Fenced,
+    Refused(TurnRefusal),
     Store(sqlx::Error),
+}
+
+impl From<TurnRefusal> for Trouble {
+    fn from(refusal: TurnRefusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl From<sqlx::Error> for Trouble {
@@ -47,11 +53,9 @@ impl From<sqlx::Error> for Trouble {
 impl SqliteStore {
     pub(crate) async fn turn(&self, turn: &Turn) -> Result<Progress, CommitError> {
         let mut transaction = self.begin().await?;
-        let projection = turn.from.projection.clone();
         let turned = turned(&mut transaction, turn).await;
         let result = turned.map_err(|trouble| match trouble {
-            Trouble::Fenced => CommitError::Fenced { projection },
-            Trouble::Refused(reason) => CommitError::Refused { projection, reason },
+            Trouble::Refused(refusal) => refusal.of(turn.projection()),
             Trouble::Store(error) => self.failed(error).into(),
         })?;
         self.commit(transaction).await?;
@@ -60,72 +64,63 @@ impl SqliteStore {
 }
 
 async fn turned(connection: &mut SqliteConnection, turn: &Turn) -> Result<Progress, Trouble> {
-    let name = &turn.from.projection;
-    let rows = sqlx::query(SLOTS)
-        .bind(name)
-        .fetch_all(&mut *connection)
-        .await?;
-    let found: Vec<_> = rows.iter().map(progress).collect::<Result<_, _>>()?;
-    let [live, next, previous] = [Slot::Live, Slot::Next, Slot::Previous].map(|slot| {
-        let wanted = slot.name(name);
-        found.iter().find(|one| one.projection == wanted).cloned()
-    });
-    if live.unwrap_or_else(|| Progress::start(name)) != turn.from {
-        return Err(Trouble::Fenced);
+    let name = turn.projection();
+    let rows = parts(connection, name).await?;
+    let plan = turn.plan(&rows)?;
+    if let Some(slot) = plan.clear {
+        clear(connection, &slot.name(name)).await?;
     }
-    if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
-        return Err(Trouble::Refused(reason));
+    if let Some(slot) = plan.exchange {
+        exchange(connection, name, slot).await?;
     }
-    let result = match turn.kind {
-        TurnKind::Swap => {
-            exchange(connection, turn, Slot::Next).await?;
-            turn.result(next.as_ref())
+    for gone in &plan.remove {
+        run(connection, REMOVE, gone).await?;
+    }
+    for progress in &plan.put {
+        put(connection, progress).await?;
+    }
+    Ok(plan.result)
+}
+
+/// The progress of all parts and slots of a projection.
+async fn parts(
+    connection: &mut SqliteConnection,
+    projection: &str,
+) -> Result<Vec<Progress>, sqlx::Error> {
+    let rows = sqlx::query(PARTS).bind(projection);
+    let rows = rows.fetch_all(connection).await?;
+    rows.iter().map(progress).collect()
+}
+
+/// What a step changes of other parts.
+pub(crate) async fn change_siblings(
+    connection: &mut SqliteConnection,
+    step: &Step,
+) -> Result<(), sqlx::Error> {
+    if step.concerns_siblings() {
+        let rows = parts(connection, owner(&step.from.projection)).await?;
+        for moved in rows.iter().filter_map(|row| step.of_sibling(row)) {
+            put(connection, &moved).await?;
         }
-        TurnKind::RollBack => {
-            exchange(connection, turn, Slot::Previous).await?;
-            turn.result(previous.as_ref())
-        }
-        TurnKind::Abort => {
-            clear(connection, &Slot::Next.name(name)).await?;
-            turn.result(None)
-        }
-        TurnKind::DropPrevious => {
-            clear(connection, &Slot::Previous.name(name)).await?;
-            turn.result(None)
-        }
-        TurnKind::Begin => {
-            clear(connection, &Slot::Next.name(name)).await?;
-            clear(connection, &Slot::Previous.name(name)).await?;
-            let result = turn.result(None);
-            let mut next = Progress::start(Slot::Next.name(name));
-            next.epoch = result.epoch;
-            put(connection, &next).await?;
-            result
-        }
-    };
-    put(connection, &result).await?;
-    Ok(result)
+    }
+    Ok(())
 }
 
 /// The read model of a slot becomes the live one, which becomes the previous one.
 async fn exchange(
     connection: &mut SqliteConnection,
-    turn: &Turn,
+    name: &str,
     beside: Slot,
 ) -> Result<(), Trouble> {
-    let name = &turn.from.projection;
-    if beside == Slot::Next {
-        clear(connection, &Slot::Previous.name(name)).await?;
-    }
     let (aside, kept) = (format!("{name}~"), Slot::Previous.name(name));
     let moves = [
-        (name.clone(), "", aside.clone(), "~"),
-        (beside.name(name), beside.suffix(), name.clone(), ""),
-        (aside, "~", kept.clone(), Slot::Previous.suffix()),
+        (name.to_owned(), "", aside.clone(), "~"),
+        (beside.name(name), beside.suffix(), name.to_owned(), ""),
+        (aside, "~", kept, Slot::Previous.suffix()),
     ];
     for (from, suffix, to, new_suffix) in moves {
         // Whatever is live has made room by then.
-        if to == *name {
+        if to == name {
             let taken: Option<String> = sqlx::query_scalar(TAKEN)
                 .bind(&from)
                 .bind(suffix)
@@ -133,7 +128,7 @@ async fn exchange(
                 .fetch_optional(&mut *connection)
                 .await?;
             if let Some(taken) = taken {
-                return Err(Trouble::Refused(Turn::taken(&taken)));
+                return Err(TurnRefusal::Refused(Turn::taken(&taken)).into());
             }
         }
         sqlx::query(RENAME)
@@ -149,17 +144,11 @@ async fn exchange(
             .execute(&mut *connection)
             .await?;
     }
-    run(connection, REMOVE, &beside.name(name)).await?;
-    let previous = Progress {
-        projection: kept,
-        ..turn.from.clone()
-    };
-    Ok(put(connection, &previous).await?)
+    Ok(())
 }
 
 /// Drops a read model.
 async fn clear(connection: &mut SqliteConnection, projection: &str) -> Result<(), sqlx::Error> {
-    run(connection, REMOVE, projection).await?;
     run(connection, letters::EMPTY, projection).await?;
     for statement in documents::EMPTY {
         run(connection, statement, projection).await?;

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use backstory_event::StoreError;
+use futures::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
 use super::{Control, OrderKind, OrderOutcome, ProjectionRow, RowState};
-use crate::{Letters, Start, projector::Pulse};
+use crate::{Letters, Part, Start, owner, projector::Pulse};
 
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_millis(250);
@@ -212,9 +213,13 @@ impl Operator {
         let mut alone = Instant::now() + self.patience;
         loop {
             let rows = self.list().await?;
-            let found = rows.iter().find(|row| row.projection == projection);
+            let first = |row: &&ProjectionRow| {
+                let (owner, part) = Part::split(&row.projection);
+                owner == projection && part.index == 0
+            };
+            let found = rows.iter().find(first);
             let Some(row) = found else {
-                return Err(unknown(projection, rows));
+                return Err(unknown(projection, &rows));
             };
             seen(row);
             match &row.rebuild {
@@ -291,10 +296,12 @@ impl Operator {
         match answer {
             Err(OperatorError::Unanswered { .. }) => {
                 let rows = self.list().await?;
-                let row = rows.iter().find(|row| row.projection == projection);
-                match row {
-                    Some(row) if row.state == RowState::Idle => Ok(None),
-                    _ => answer.map(Some),
+                let mut rows = rows
+                    .iter()
+                    .filter(|row| owner(&row.projection) == projection);
+                match rows.all(|row| row.state == RowState::Idle) {
+                    true => Ok(None),
+                    false => answer.map(Some),
                 }
             }
             answer => answer.map(Some),
@@ -307,7 +314,7 @@ impl Operator {
         kind: &OrderKind,
     ) -> Result<Done, OperatorError> {
         let Some(id) = self.control.order(projection, kind).await? else {
-            return Err(unknown(projection, self.list().await?));
+            return self.ask_parts(projection, kind).await;
         };
         let deadline = Instant::now() + self.patience;
         if let Some(pulse) = &self.pulse {
@@ -343,6 +350,28 @@ impl Operator {
         }
     }
 
+    /// A projection in parts: asks the first one for what concerns all of them at once, and else each.
+    async fn ask_parts(&self, projection: &str, kind: &OrderKind) -> Result<Done, OperatorError> {
+        let rows = self.list().await?;
+        let parts = rows.iter().filter(|row| {
+            let (owner, part) = Part::split(&row.projection);
+            owner == projection && part != Part::WHOLE && (part.index == 0 || !kind.is_for_all())
+        });
+        let asked = parts.map(|row| Box::pin(self.ask(&row.projection, kind)));
+        let done = try_join_all(asked).await?;
+        if done.is_empty() {
+            return Err(unknown(projection, &rows));
+        }
+        let mut processes: Vec<_> = done.iter().map(|done| done.process.clone()).collect();
+        processes.sort();
+        processes.dedup();
+        let notes: Vec<_> = done.into_iter().filter_map(|done| done.note).collect();
+        Ok(Done {
+            process: processes.join(", "),
+            note: sum(&notes),
+        })
+    }
+
     /// False when nobody leads it and nobody will soon: no use in waiting.
     async fn is_led(&self, projection: &str, rest: Duration) -> Result<bool, StoreError> {
         // In the first moments a process may just be starting, or taking over.
@@ -355,9 +384,39 @@ impl Operator {
     }
 }
 
-fn unknown(projection: &str, known: Vec<ProjectionRow>) -> OperatorError {
+/// What several parts say: `2 replayed` and `3 replayed` are `5 replayed`.
+fn sum(notes: &[String]) -> Option<String> {
+    let mut counts: Vec<(&str, u64)> = Vec::new();
+    for part in notes.iter().flat_map(|note| note.split(", ")) {
+        let Some((number, what)) = part.split_once(' ') else {
+            continue;
+        };
+        let Ok(number) = number.parse::<u64>() else {
+            continue;
+        };
+        match counts.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, count)) => *count += number,
+            None => counts.push((what, number)),
+        }
+    }
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    match counts.is_empty() {
+        true => notes.first().cloned(),
+        false => Some(counts.join(", ")),
+    }
+}
+
+fn unknown(projection: &str, known: &[ProjectionRow]) -> OperatorError {
+    let mut known: Vec<_> = known
+        .iter()
+        .map(|row| owner(&row.projection).to_owned())
+        .collect();
+    known.dedup();
     OperatorError::Unknown {
         projection: projection.to_owned(),
-        known: known.into_iter().map(|row| row.projection).collect(),
+        known,
     }
 }

@@ -37,6 +37,21 @@ pub enum OrderKind {
 }
 
 impl OrderKind {
+    /// True when one part of a projection does it for all of them.
+    pub(crate) fn is_for_all(&self) -> bool {
+        match self {
+            Self::Reset
+            | Self::Rewind(_)
+            | Self::Rebuild
+            | Self::AbortRebuild
+            | Self::RollBack
+            | Self::DropPrevious => true,
+            Self::Pause | Self::Resume | Self::Trigger | Self::Replay(_) | Self::Discard(_) => {
+                false
+            }
+        }
+    }
+
     /// The word for it in a database.
     pub fn as_str(&self) -> &'static str {
         match self {

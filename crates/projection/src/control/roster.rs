@@ -9,7 +9,7 @@ use super::{
     Answer, Beat, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, Rebuild, Report, RowState,
     Seat,
 };
-use crate::{Progress, Slot};
+use crate::{Part, Progress, Slot, owner, room};
 
 /// How many answered orders are remembered.
 const REMEMBERED: usize = 1_000;
@@ -18,6 +18,8 @@ const REMEMBERED: usize = 1_000;
 #[derive(Debug, Default)]
 pub struct Roster {
     rows: BTreeMap<String, Row>,
+    /// Which processes run a projection in parts, and until when they are thought to live.
+    replicas: BTreeMap<(String, Uuid), DateTime<Utc>>,
     orders: BTreeMap<i64, Given>,
     last_order: i64,
 }
@@ -58,11 +60,20 @@ impl Roster {
         self.take_answers(&beat.process, &beat.answers);
         let until = now + TimeDelta::from_std(beat.lease).unwrap_or(TimeDelta::MAX);
         let mut seats = Vec::with_capacity(beat.reports.len());
+        let mut rooms = self.rooms(now, beat, until);
         for report in &beat.reports {
             let name = &report.projection;
             let row = self.rows.entry(name.clone()).or_default();
             let before = row.lease.as_ref().filter(|lease| lease.until > now);
-            let leads = before.is_none_or(|lease| lease.owner == beat.owner);
+            let mut leads = before.is_none_or(|lease| lease.owner == beat.owner);
+            let is_own = |lease: &Lease| lease.owner == beat.owner;
+            if let Some(room) = rooms.get_mut(owner(name))
+                && leads
+                && !row.lease.as_ref().is_some_and(is_own)
+            {
+                leads = *room > 0;
+                *room -= isize::from(leads);
+            }
             let raise = match &row.lease {
                 Some(lease) if lease.owner == beat.owner => Raise::No,
                 _ if leads => Raise::Yes,
@@ -82,7 +93,7 @@ impl Roster {
             let trouble = row.report.as_ref().filter(|report| {
                 !leads && matches!(report.state, RowState::Failing | RowState::Stopped)
             });
-            let beside = progress(&Slot::Next.name(name), Raise::No);
+            let beside = progress(&Slot::Next.name(owner(name)), Raise::No);
             seats.push(Seat {
                 projection: name.clone(),
                 rebuild: (beside.epoch > 0).then_some(beside),
@@ -102,6 +113,45 @@ impl Roster {
             });
         }
         seats
+    }
+
+    /// How many more parts the process should lead of each projection that it runs in parts. What it
+    /// leads too many of it gives up.
+    fn rooms(
+        &mut self,
+        now: DateTime<Utc>,
+        beat: &Beat,
+        until: DateTime<Utc>,
+    ) -> BTreeMap<String, isize> {
+        self.replicas.retain(|_, until| *until > now);
+        let names = beat.reports.iter().map(|report| report.projection.as_str());
+        let parts: Vec<_> = names.filter(|name| owner(name) != *name).collect();
+        let mut rooms = BTreeMap::new();
+        for name in &parts {
+            let projection = owner(name);
+            self.replicas
+                .insert((projection.to_owned(), beat.owner), until);
+            if rooms.contains_key(projection) {
+                continue;
+            }
+            let own = parts.iter().filter(|part| owner(part) == projection);
+            let led: Vec<_> = own
+                .clone()
+                .filter(|part| {
+                    let lease = self.rows.get(**part).and_then(|row| row.lease.as_ref());
+                    lease.is_some_and(|lease| lease.owner == beat.owner)
+                })
+                .collect();
+            let processes = self.replicas.keys().filter(|(of, _)| of == projection);
+            let room = room(own.count(), processes.count(), led.len());
+            for given_up in led.into_iter().rev().take((-room).max(0).unsigned_abs()) {
+                if let Some(row) = self.rows.get_mut(*given_up) {
+                    row.lease = None;
+                }
+            }
+            rooms.insert(projection.to_owned(), room);
+        }
+        rooms
     }
 
     fn take_answers(&mut self, process: &str, answers: &[Answer]) {
@@ -135,6 +185,7 @@ impl Roster {
 
     /// See [`Control::leave`](super::Control::leave).
     pub fn leave(&mut self, owner: Uuid) {
+        self.replicas.retain(|(_, of), _| *of != owner);
         for row in self.rows.values_mut() {
             if row.lease.as_ref().is_some_and(|lease| lease.owner == owner) {
                 row.lease = None;
@@ -156,8 +207,13 @@ impl Roster {
                 found.paused = row.paused;
                 found.seen_at = row.seen_at;
                 let [next, previous] = [Slot::Next, Slot::Previous].map(|slot| {
-                    let beside = progress(&slot.name(name));
-                    (beside.epoch > 0).then_some(beside)
+                    // One for all parts, shown with the first; and one of each part.
+                    let beside = match slot {
+                        Slot::Next => progress(&slot.name(owner(name))),
+                        _ => progress(&slot.name(name)),
+                    };
+                    let shown = slot != Slot::Next || Part::split(name).1.index == 0;
+                    (shown && beside.epoch > 0).then_some(beside)
                 });
                 found.previous = previous;
                 found.rebuild = next.map(|next| Rebuild::new(next, RowState::Idle));

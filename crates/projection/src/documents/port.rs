@@ -108,7 +108,9 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
     /// Writes documents, moves the projection's checkpoint and changes its letters, in one
     /// transaction. With [`Target::Reset`](crate::Target::Reset) all collections of the projection
     /// are emptied first, and its letters removed. A document whose owner is erased by now is
-    /// removed instead of put; a letter of an event that is erased by now is not put.
+    /// removed instead of put; a letter of an event that is erased by now is not put. Collections and
+    /// letters belong to the [owner](crate::owner) of the progress; a reset or rewind of one part
+    /// changes the [others](Step::of_sibling) too.
     ///
     /// # Errors
     /// `Fenced` when the projection is not at `step.from` any more; nothing is written then.
@@ -124,8 +126,7 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
     /// name of its projection.
     ///
     /// # Errors
-    /// `Fenced` when the projection is not at `turn.from` any more; `Refused` when what
-    /// [`Turn::refusal`] says holds, or a collection would take the name of one that belongs to
+    /// What [`Turn::plan`] says; `Refused` also when a collection would take the name of one that belongs to
     /// another projection.
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError>;
 }

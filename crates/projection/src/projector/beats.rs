@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Answer, Beat, Control, Order, Progress, RebuildReport, Report, RowState, Seat, Slot,
-    engine::Time,
+    engine::Time, owner,
 };
 
 /// Beats per lease: so many may fail before it is lost.
@@ -65,7 +65,7 @@ impl From<&Seat> for Place {
 impl Place {
     /// The place of the task that builds a new read model: where the live one is led.
     pub(crate) fn beside(seat: &Seat) -> Self {
-        let nothing = || Progress::start(Slot::Next.name(&seat.projection));
+        let nothing = || Progress::start(Slot::Next.name(owner(&seat.projection)));
         Self {
             leads: seat.leads && seat.rebuild.is_some(),
             term: seat.term,
@@ -93,7 +93,8 @@ pub(crate) struct Member {
     pub(crate) place: watch::Sender<Place>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) speed: Speed,
-    pub(crate) beside: Beside,
+    /// Of the first part only.
+    pub(crate) beside: Option<Beside>,
 }
 
 /// The task that builds a new read model when one is wanted.
@@ -135,7 +136,7 @@ impl Member {
             head,
             behind_since: snapshot.at.filter(|_| snapshot.reached < head),
             rate: self.speed.at(now, snapshot.events),
-            rebuild: self.beside.report(now),
+            rebuild: self.beside.as_mut().and_then(|beside| beside.report(now)),
         }
     }
 }
@@ -305,7 +306,9 @@ impl Beats {
         };
         // A task that is woken gives up what it reads: only for news.
         tell(&member.place, seat.into());
-        tell(&member.beside.place, Place::beside(seat));
+        if let Some(beside) = &member.beside {
+            tell(&beside.place, Place::beside(seat));
+        }
         for Order { id, kind } in &seat.orders {
             let known = self.open.iter().any(|(open, _)| open == id)
                 || self.answers.iter().any(|answer| answer.id == *id);
@@ -337,7 +340,8 @@ impl Beats {
 
     fn everybody_stands_by(&self) {
         for member in &self.members {
-            for place in [&member.place, &member.beside.place] {
+            let beside = member.beside.as_ref().map(|beside| &beside.place);
+            for place in [Some(&member.place), beside].into_iter().flatten() {
                 place.send_if_modified(|place| std::mem::take(&mut place.leads));
             }
         }

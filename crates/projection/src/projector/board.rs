@@ -89,6 +89,41 @@ pub struct ProjectionStatus {
     pub rebuild: Option<RebuildStatus>,
 }
 
+impl ProjectionStatus {
+    /// With another part of the same projection: as far as the last of them.
+    pub(super) fn add(&mut self, other: Self) {
+        if other.checkpoint.position < self.checkpoint.position {
+            self.checkpoint = other.checkpoint;
+        }
+        self.reached = self.reached.min(other.reached);
+        self.lag = self.lag.max(other.lag);
+        self.buffered += other.buffered;
+        self.events_projected += other.events_projected;
+        self.batches += other.batches;
+        if other.state.rank() < self.state.rank() {
+            self.state = other.state;
+        }
+        // Each part knows of its own letters, if not of all.
+        self.dead_letters = self.dead_letters.max(other.dead_letters);
+        self.parked_keys = self.parked_keys.max(other.parked_keys);
+        self.rebuild = self.rebuild.take().or(other.rebuild);
+    }
+}
+
+impl ProjectionState {
+    /// What somebody should know first.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Stopped { .. } => 0,
+            Self::Failing { .. } => 1,
+            Self::Paused => 2,
+            Self::Running => 3,
+            Self::Standby => 4,
+            Self::Finished => 5,
+        }
+    }
+}
+
 /// How a rebuild is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -267,8 +302,8 @@ pub(crate) struct Remote {
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) commands: mpsc::Sender<Command>,
-    /// Of the task that builds a new read model.
-    pub(crate) beside: watch::Receiver<Snapshot>,
+    /// Of the task that builds a new read model, if this is the first part.
+    pub(crate) beside: Option<watch::Receiver<Snapshot>>,
 }
 
 /// The positions that somebody waits for.

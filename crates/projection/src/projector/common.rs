@@ -38,8 +38,8 @@ pub(crate) struct Common {
 pub(crate) struct Cast {
     pub(crate) member: Member,
     pub(crate) remote: Remote,
-    /// The live one, and the one that builds a new read model.
-    pub(crate) tasks: [Task; 2],
+    /// The live one, and for the first part the one that builds a new read model.
+    pub(crate) tasks: Vec<Task>,
 }
 
 /// A task, and how others reach it.
@@ -59,71 +59,87 @@ impl Common {
         jitter: u64,
     ) -> Result<Cast, ProjectorError> {
         let (commands, receiver) = mpsc::channel(COMMANDS);
+        let is_first = worker.part().index == 0;
         let (orders, beside_receiver) = mpsc::channel(COMMANDS);
-        let live = Other::Beside(orders);
+        let other = match is_first {
+            true => Other::Beside(orders),
+            false => Other::Part,
+        };
         // Behind the progress: see `Task::load`.
-        let left_out = self.letters.count_letters(worker.name()).await?;
+        let left_out = self.letters.count_letters(worker.owner()).await?;
         let mut live = self.hire(
             Arc::clone(worker),
             schedule.clone(),
             Place::from(seat),
             receiver,
-            live,
+            other,
             jitter,
         );
         // Whoever leads it for the first time is where it begins. A reactor never reacts to what
         // was there before its process.
         let nature = worker.nature();
-        let is_first = nature == Nature::Reactor || seat.leads && seat.term == 1;
-        live.task.now = is_first.then_some(self.head);
+        let begins = nature == Nature::Reactor || seat.leads && seat.term == 1;
+        live.task.now = begins.then_some(self.head);
         live.task.left_out = Some(left_out);
         live.task.begin_reacting().await?;
         live.task.publish(false);
-        let other = Other::Live(Live {
-            snapshot: live.snapshot.clone(),
-            commands: commands.clone(),
-            not_before: Default::default(),
-        });
-        let mut beside = self.hire(
-            worker.beside(),
-            schedule.at_once(),
-            Place::beside(seat),
-            beside_receiver,
-            other,
-            jitter.wrapping_add(1),
-        );
-        if let Some(filter) = &schedule.startup {
-            let end = live.task.end_of_history(self.head).await?.position;
-            for task in [&mut live.task, &mut beside.task] {
-                task.source.only_at_first(filter.clone(), end);
+        let history = match &schedule.startup {
+            Some(filter) => {
+                let end = live.task.end_of_history(self.head).await?.position;
+                live.task.source.only_at_first(filter.clone(), end);
+                Some((filter.clone(), end))
             }
-        }
-        let name = worker.name().to_owned();
-        Ok(Cast {
-            member: Member {
-                name: name.clone(),
+            None => None,
+        };
+        let beside = is_first.then(|| {
+            let other = Other::Live(Live {
                 snapshot: live.snapshot.clone(),
-                waiters: Arc::clone(&live.waiters),
-                place: live.place,
                 commands: commands.clone(),
+                not_before: Default::default(),
+            });
+            let mut beside = self.hire(
+                worker.beside(),
+                schedule.at_once(),
+                Place::beside(seat),
+                beside_receiver,
+                other,
+                jitter.wrapping_add(1),
+            );
+            if let Some((filter, end)) = history {
+                beside.task.source.only_at_first(filter, end);
+            }
+            beside
+        });
+        let mut tasks = vec![live.task];
+        let beside = beside.map(|beside| {
+            tasks.push(beside.task);
+            Beside {
+                snapshot: beside.snapshot,
+                place: beside.place,
                 speed: Speed::default(),
-                beside: Beside {
-                    snapshot: beside.snapshot.clone(),
-                    place: beside.place,
-                    speed: Speed::default(),
-                },
-            },
+            }
+        });
+        Ok(Cast {
             remote: Remote {
-                name,
+                name: worker.name().to_owned(),
                 follows: nature == Nature::ReadModel && !schedule.is_once(),
                 once: schedule.is_once(),
                 filter: worker.filter(),
+                snapshot: live.snapshot.clone(),
+                waiters: Arc::clone(&live.waiters),
+                commands: commands.clone(),
+                beside: beside.as_ref().map(|beside| beside.snapshot.clone()),
+            },
+            member: Member {
+                name: worker.name().to_owned(),
                 snapshot: live.snapshot,
                 waiters: live.waiters,
+                place: live.place,
                 commands,
-                beside: beside.snapshot,
+                speed: Speed::default(),
+                beside,
             },
-            tasks: [live.task, beside.task],
+            tasks,
         })
     }
 

@@ -83,6 +83,25 @@ pub enum ProjectorErrorKind {
         /// Where the log ends.
         end: Position,
     },
+    /// It is a job or a reactor, which runs in one part.
+    #[error("`{projection}` is a job or a reactor and runs in one part: leave `partitions` out")]
+    NotInParts {
+        /// The job or reactor.
+        projection: String,
+    },
+    /// The projection has run in another number of parts.
+    #[error(
+        "projection `{projection}` has run in {stored} partitions and shall run in {partitions}: \
+         keep the number, or give it another name"
+    )]
+    OtherPartitions {
+        /// The projection.
+        projection: String,
+        /// In how many it has run.
+        stored: u32,
+        /// In how many it shall run.
+        partitions: u32,
+    },
     /// The projection has stopped: by an error that time does not heal, or by a shutdown.
     #[error("projection `{projection}` stopped at position {after}: {reason}")]
     Stopped {

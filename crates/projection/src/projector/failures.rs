@@ -71,7 +71,7 @@ impl Task {
         if let Some(left_out) = self.left_out {
             return Ok(left_out);
         }
-        let left_out = self.letters.count_letters(self.worker.name()).await?;
+        let left_out = self.letters.count_letters(self.worker.owner()).await?;
         self.left_out = Some(left_out);
         Ok(left_out)
     }
@@ -90,7 +90,7 @@ impl Task {
             .map(|event| self.worker.key(event))
             .collect();
         let keys: Vec<_> = keys.into_iter().collect();
-        let parked = self.letters.parked_keys(self.worker.name(), &keys).await?;
+        let parked = self.letters.parked_keys(self.worker.owner(), &keys).await?;
         Ok(parked.into_iter().collect())
     }
 

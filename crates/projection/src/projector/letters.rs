@@ -54,6 +54,16 @@ pub struct ReplayReport {
     pub complete: bool,
 }
 
+impl ReplayReport {
+    fn add(&mut self, other: &Self) {
+        self.replayed += other.replayed;
+        self.failed += other.failed;
+        self.erased += other.erased;
+        self.waiting += other.waiting;
+        self.complete &= other.complete;
+    }
+}
+
 impl RunningProjector {
     /// One page of a projection's dead letters, by position.
     ///
@@ -63,7 +73,7 @@ impl RunningProjector {
         &self,
         query: &LetterQuery,
     ) -> Result<Vec<DeadLetter>, ProjectorError> {
-        self.remote(&query.projection)?;
+        self.parts(&query.projection)?;
         Ok(self.letters.list_letters(query).await?)
     }
 
@@ -83,10 +93,18 @@ impl RunningProjector {
         name: &str,
         letters: impl Into<Letters>,
     ) -> Result<ReplayReport, ProjectorError> {
-        let remote = self.remote(name)?;
-        let (answer, outcome) = oneshot::channel();
-        remote.send(Command::Replay(letters.into(), answer)).await?;
-        outcome.await.map_err(|_| remote.ended())?
+        let letters = letters.into();
+        let mut report = ReplayReport {
+            complete: true,
+            ..ReplayReport::default()
+        };
+        for remote in self.parts(name)? {
+            let (answer, outcome) = oneshot::channel();
+            let command = Command::Replay(letters.clone(), answer);
+            remote.send(command).await?;
+            report.add(&outcome.await.map_err(|_| remote.ended())??);
+        }
+        Ok(report)
     }
 
     /// Removes letters without projecting their events, and says how many. A key without letters is
@@ -99,12 +117,15 @@ impl RunningProjector {
         name: &str,
         letters: impl Into<Letters>,
     ) -> Result<u64, ProjectorError> {
-        let remote = self.remote(name)?;
-        let (answer, outcome) = oneshot::channel();
-        remote
-            .send(Command::Discard(letters.into(), answer))
-            .await?;
-        outcome.await.map_err(|_| remote.ended())?
+        let letters = letters.into();
+        let mut discarded = 0;
+        for remote in self.parts(name)? {
+            let (answer, outcome) = oneshot::channel();
+            let command = Command::Discard(letters.clone(), answer);
+            remote.send(command).await?;
+            discarded += outcome.await.map_err(|_| remote.ended())??;
+        }
+        Ok(discarded)
     }
 }
 
@@ -157,18 +178,22 @@ impl Task {
     pub(super) async fn discard(&mut self, which: Letters) -> Result<u64, ProjectorError> {
         let mut discarded = 0;
         let mut attempts = 0;
+        let mut after = Position::START;
         let outcome = loop {
-            // What was discarded is not listed any more.
-            let page = match self.page(&which, Position::START).await {
-                Ok(page) if page.is_empty() => break Ok(()),
+            let page = match self.page(&which, after).await {
                 Ok(page) => page,
                 Err(error) => break Err(error.into()),
             };
-            let removed = page
-                .iter()
-                .map(|letter| LetterWrite::Remove(letter.position));
-            match self.amend(&[], removed.collect()).await {
-                Ok(()) => discarded += page.len() as u64,
+            let Some(last) = page.last().map(|letter| letter.position) else {
+                break Ok(());
+            };
+            let own = page.iter().filter(|letter| self.is_own(letter));
+            let removed: Vec<_> = own
+                .map(|letter| LetterWrite::Remove(letter.position))
+                .collect();
+            let count = removed.len() as u64;
+            match self.amend(&[], removed).await {
+                Ok(()) => (after, discarded) = (last, discarded + count),
                 Err(trouble) => match self.settle(trouble, &mut attempts).await {
                     Ok(()) => {}
                     Err(error) => break Err(error),
@@ -193,7 +218,11 @@ impl Task {
         };
         let mut ready = Vec::new();
         let mut waiting = 0;
-        for letter in page {
+        for letter in page
+            .into_iter()
+            .filter(|letter| self.is_own(letter))
+            .collect::<Vec<_>>()
+        {
             if self.waits(which, &letter, stuck).await? {
                 waiting += 1;
                 continue;
@@ -276,13 +305,15 @@ impl Task {
         which: &Letters,
         after: Position,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let query = LetterQuery::of(self.worker.name()).after(after).limit(PAGE);
+        let query = LetterQuery::of(self.worker.owner())
+            .after(after)
+            .limit(PAGE);
         match which {
             Letters::All => self.letters.list_letters(&query).await,
             Letters::Key(key) => self.letters.list_letters(&query.key(key)).await,
             Letters::At(position) if *position <= after => Ok(Vec::new()),
             Letters::At(position) => {
-                let letter = self.letters.letter(self.worker.name(), *position).await?;
+                let letter = self.letters.letter(self.worker.owner(), *position).await?;
                 Ok(letter.into_iter().collect())
             }
         }
@@ -302,7 +333,7 @@ impl Task {
         if !matches!(which, Letters::At(_)) {
             return Ok(false);
         }
-        let mut query = LetterQuery::of(self.worker.name()).key(&letter.key);
+        let mut query = LetterQuery::of(self.worker.owner()).key(&letter.key);
         loop {
             let page = self.letters.list_letters(&query).await?;
             let earlier = page
@@ -316,6 +347,11 @@ impl Task {
                 _ => return Ok(parked),
             }
         }
+    }
+
+    /// False when another part of the projection has it.
+    fn is_own(&self, letter: &DeadLetter) -> bool {
+        self.worker.part().owns(&letter.key)
     }
 
     /// The event of a letter; none when the log holds another one there.
@@ -372,13 +408,13 @@ impl Task {
     }
 
     fn not_changed(&self, reason: String) -> ProjectorError {
-        let projection = self.worker.name().to_owned();
+        let projection = self.worker.owner().to_owned();
         ProjectorError::new(ProjectorErrorKind::LettersNotChanged { projection, reason })
     }
 
     /// How many letters there are now. When the store is away, the projection loads anew.
     async fn recount(&mut self) -> Result<(), ProjectorError> {
-        match self.letters.count_letters(self.worker.name()).await {
+        match self.letters.count_letters(self.worker.owner()).await {
             Ok(left_out) => {
                 self.left_out = Some(left_out);
                 Ok(())

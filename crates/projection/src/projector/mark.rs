@@ -65,7 +65,8 @@ impl Task {
 
     /// The place of this name, which is `at` if there was none.
     async fn mark(&mut self, mark: &str, at: Checkpoint) -> Result<Checkpoint, BatchError> {
-        let name = format!("{}~{mark}", self.worker.name());
+        // One for all parts.
+        let name = format!("{}~{mark}", self.worker.owner());
         let stored = self.checkpoints.load_progress(&name).await?;
         if stored.checkpoint.position > Position::START || stored.epoch > 0 {
             return Ok(stored.checkpoint);

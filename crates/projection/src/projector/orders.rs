@@ -109,10 +109,14 @@ impl Task {
             let name = self.worker.name();
             let progress = self.checkpoints.load_progress(name).await;
             let progress = progress.map_err(|error| chain(&error))?;
-            let stored = progress.checkpoint.position;
-            if to.position > stored {
+            // The checkpoint is not written for each event that it does not want.
+            let come = match progress == self.progress {
+                true => self.engine.reached().max(progress.checkpoint.position),
+                false => progress.checkpoint.position,
+            };
+            if to.position > come {
                 return Err(format!(
-                    "it has come to position {stored}, and can only go back: {} is ahead",
+                    "it has come to position {come}, and can only go back: {} is ahead",
                     to.position
                 ));
             }

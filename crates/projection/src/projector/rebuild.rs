@@ -26,8 +26,10 @@ const LONG_PAUSE: Duration = Duration::from_millis(500);
 
 /// The other task of the same projection.
 pub(crate) enum Other {
-    /// This one is the live one.
+    /// This one is the live one, or its first part.
     Beside(mpsc::Sender<Command>),
+    /// This one is another part.
+    Part,
     /// This one builds the new read model.
     Live(Live),
 }

@@ -53,7 +53,9 @@ impl RunningProjector {
         name: &str,
         query: EventQuery,
     ) -> Result<RerunReport, ProjectorError> {
-        let remote = self.remote(name)?;
+        // A job has one part; others refuse.
+        let parts = self.parts(name)?;
+        let remote = parts.first().ok_or_else(|| self.unknown(name))?;
         let (answer, outcome) = oneshot::channel();
         remote.send(Command::Rerun(query, answer)).await?;
         outcome.await.map_err(|_| remote.ended())?

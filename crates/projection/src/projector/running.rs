@@ -18,7 +18,9 @@ use super::{
     ring::Ring,
 };
 
-use crate::{Control, DeadLetters, Done, LetterQuery, Operator, OperatorError, OrderKind, Start};
+use crate::{
+    Control, DeadLetters, Done, LetterQuery, Operator, OperatorError, OrderKind, Start, owner,
+};
 
 /// What a shutdown left behind: see [`RunningProjector::shutdown`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,12 +115,18 @@ impl RunningProjector {
     /// # Errors
     /// When there is no such projection, it has ended, or the store is away.
     pub async fn trigger(&self, name: &str) -> Result<(), ProjectorError> {
-        let remote = self.remote(name)?;
-        if remote.stands_by() {
-            return self.order(name, OrderKind::Trigger).await.map(drop);
-        }
+        let parts = self.parts(name)?;
         let head = self.log.head().await?;
-        remote.send(Command::Trigger(head.position)).await
+        for remote in parts {
+            match remote.stands_by() {
+                true => self
+                    .ask(remote, &remote.name, &OrderKind::Trigger)
+                    .await
+                    .map(drop)?,
+                false => remote.send(Command::Trigger(head.position)).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Empties a projection's read model and builds it again from the start of the log. Returns
@@ -128,7 +136,9 @@ impl RunningProjector {
     /// # Errors
     /// When there is no such projection, it cannot be reset, it has ended, or the store is away.
     pub async fn reset(&self, name: &str) -> Result<(), ProjectorError> {
-        let remote = self.remote(name)?;
+        let [remote] = self.parts(name)?[..] else {
+            return self.order(name, OrderKind::Reset).await.map(drop);
+        };
         if remote.stands_by() {
             return self.order(name, OrderKind::Reset).await.map(drop);
         }
@@ -206,7 +216,7 @@ impl RunningProjector {
     /// When there is no such projection, its rebuild was aborted or does nothing any more after an
     /// error, or the store is away.
     pub async fn rebuilt(&self, name: &str) -> Result<(), ProjectorError> {
-        self.remote(name)?;
+        self.parts(name)?;
         let operator = Operator::over(Arc::clone(&self.control), Some(Arc::clone(&self.pulse)))
             .with_patience(self.options.deadline);
         let rebuilt = operator.rebuilt(name, |_| {}).await;
@@ -215,17 +225,28 @@ impl RunningProjector {
 
     /// Tells whoever leads the projection.
     pub(super) async fn order(&self, name: &str, kind: OrderKind) -> Result<Done, ProjectorError> {
-        let remote = self.remote(name)?;
+        match self.parts(name)?.first() {
+            Some(remote) => self.ask(remote, name, &kind).await,
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        remote: &Remote,
+        name: &str,
+        kind: &OrderKind,
+    ) -> Result<Done, ProjectorError> {
         if remote.has_ended() {
             return Err(remote.ended());
         }
         let operator = Operator::over(Arc::clone(&self.control), Some(Arc::clone(&self.pulse)))
             .with_patience(self.options.deadline);
-        let asked = operator.ask(name, &kind);
+        let asked = operator.ask(name, kind);
         let mut snapshots = remote.snapshot.clone();
         let mut ended = pin!(async { while snapshots.changed().await.is_ok() {} });
         tokio::select! {
-            answer = asked => answer.map_err(|error| refused(error, &kind)),
+            answer = asked => answer.map_err(|error| refused(error, kind)),
             () = &mut ended => Err(remote.ended()),
         }
     }
@@ -233,10 +254,15 @@ impl RunningProjector {
     /// How each projection is doing, in the order in which they were added.
     pub fn status(&self) -> Vec<ProjectionStatus> {
         let head = self.head();
-        self.remotes
-            .iter()
-            .map(|remote| remote.status(head))
-            .collect()
+        let mut all: Vec<ProjectionStatus> = Vec::new();
+        for remote in &self.remotes {
+            let status = remote.status(head);
+            match all.last_mut() {
+                Some(last) if last.name == status.name => last.add(status),
+                _ => all.push(status),
+            }
+        }
+        all
     }
 
     /// Ends all projections in order: what runs is finished, what is buffered or near in the log
@@ -284,14 +310,26 @@ impl RunningProjector {
             .fold(known, Position::max)
     }
 
-    pub(super) fn remote(&self, name: &str) -> Result<&Remote, ProjectorError> {
-        let found = self.remotes.iter().find(|remote| remote.name == name);
-        found.ok_or_else(|| {
-            let names = self.remotes.iter().map(|remote| remote.name.clone());
-            ProjectorError::new(ProjectorErrorKind::UnknownProjection {
-                projection: name.to_owned(),
-                known: names.collect(),
-            })
+    /// The parts of a projection: at least one.
+    pub(super) fn parts(&self, name: &str) -> Result<Vec<&Remote>, ProjectorError> {
+        let parts = self.remotes.iter().filter(|remote| remote.owner() == name);
+        let parts: Vec<_> = parts.collect();
+        match parts.is_empty() {
+            true => Err(self.unknown(name)),
+            false => Ok(parts),
+        }
+    }
+
+    pub(super) fn unknown(&self, name: &str) -> ProjectorError {
+        let mut known: Vec<_> = self
+            .remotes
+            .iter()
+            .map(|one| one.owner().to_owned())
+            .collect();
+        known.dedup();
+        ProjectorError::new(ProjectorErrorKind::UnknownProjection {
+            projection: name.to_owned(),
+            known,
         })
     }
 
@@ -326,7 +364,7 @@ impl RunningProjector {
         if known.is_some_and(|count| count.letters == 0) {
             return Ok(());
         }
-        let query = LetterQuery::of(&*remote.name)
+        let query = LetterQuery::of(remote.owner())
             .after(Position::new(awaited.first.get() - 1))
             .limit(1);
         let letter = self.letters.list_letters(&query).await?.into_iter().next();
@@ -423,6 +461,11 @@ impl Remote {
         }
     }
 
+    /// The projection that it is a part of.
+    fn owner(&self) -> &str {
+        owner(&self.name)
+    }
+
     /// True when another process leads the projection.
     fn stands_by(&self) -> bool {
         self.snapshot.borrow().standby
@@ -462,7 +505,7 @@ impl Remote {
     fn status(&self, head: Position) -> ProjectionStatus {
         let snapshot = self.snapshot.borrow();
         ProjectionStatus {
-            name: self.name.clone(),
+            name: self.owner().to_owned(),
             checkpoint: snapshot.checkpoint,
             reached: snapshot.reached,
             head,
@@ -478,7 +521,7 @@ impl Remote {
     }
 
     fn rebuild(&self, head: Position) -> Option<RebuildStatus> {
-        let snapshot = self.beside.borrow();
+        let snapshot = self.beside.as_ref()?.borrow();
         (!snapshot.standby).then(|| RebuildStatus {
             reached: snapshot.reached,
             lag: head.get().abs_diff(snapshot.reached.get()),
@@ -528,10 +571,10 @@ impl OneProjection<'_> {
         receipt: impl Into<Awaited>,
         deadline: Duration,
     ) -> Result<(), ProjectorError> {
-        let remote = self.projector.remote(self.name)?;
+        let parts = self.projector.parts(self.name)?;
         let awaited = receipt.into();
         self.projector
-            .wait(std::iter::once(remote), &awaited, deadline)
+            .wait(parts.into_iter(), &awaited, deadline)
             .await
     }
 
@@ -540,7 +583,10 @@ impl OneProjection<'_> {
     /// # Errors
     /// When there is no such projection.
     pub fn status(&self) -> Result<ProjectionStatus, ProjectorError> {
-        let remote = self.projector.remote(self.name)?;
-        Ok(remote.status(self.projector.head()))
+        let status = self.projector.status().into_iter();
+        let mut status = status.filter(|status| status.name == self.name);
+        status
+            .next()
+            .ok_or_else(|| self.projector.unknown(self.name))
     }
 }

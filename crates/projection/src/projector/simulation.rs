@@ -25,9 +25,10 @@ use super::*;
 use crate::{
     self as projection, Beat, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
     DocumentStore, DocumentWrite, Documents, Effect, Job, LetterCount, LetterQuery, OnFailure,
-    OrderKind, OrderOutcome, Progress, ProjectionRow, Raise, Reactor, Roster, Seat, Slot, Start,
-    Step, Turn, TurnKind,
+    OrderKind, OrderOutcome, Part, Progress, ProjectionRow, Raise, Reactor, Roster, Seat, Slot,
+    Start, Step, Turn, TurnKind,
     failure::Outcome,
+    owner,
     test_util::{MemoryDocuments, block_on},
 };
 use board::{Command, Mode, Remote, Waiting};
@@ -64,16 +65,14 @@ impl<const N: usize> Projection<Documents> for Ledger<N> {
     }
 
     async fn project(&self, batch: &[Envelope<Money>], docs: &mut Documents) -> projection::Result {
-        let positions = batch.iter().map(|e| e.position().get());
-        docs.update(LEDGERS[N], "all", |seen: Option<Vec<i64>>| {
-            Some(
-                seen.unwrap_or_default()
-                    .into_iter()
-                    .chain(positions)
-                    .collect(),
-            )
-        })
-        .await?;
+        for e in batch {
+            docs.update(LEDGERS[N], e.stream(), |seen: Option<Vec<i64>>| {
+                let mut seen = seen.unwrap_or_default();
+                seen.push(e.position().get());
+                Some(seen)
+            })
+            .await?;
+        }
         self.0.step().await?;
         let cursed = |e: &Envelope<Money>| matches!(e.event, Money::Cursed);
         if batch.iter().any(cursed) && !self.0.0.healed.load(Ordering::Relaxed) {
@@ -209,6 +208,8 @@ struct Model {
     effects: Mutex<Vec<i64>>,
     /// Where the log ended when a start first returned.
     started: Mutex<Option<Position>>,
+    /// In how many parts the first one runs.
+    partitions: u32,
 }
 
 impl Store {
@@ -221,6 +222,7 @@ impl Store {
             _ => OnFailure::park(),
         };
         let mut dice = Dice(seed);
+        let partitions = [1, 1, 3][choice.below(3) as usize];
         let start = [Start::Beginning, Start::Position(Position::new(3))];
         Self(Arc::new(Model {
             roster: Mutex::default(),
@@ -238,6 +240,7 @@ impl Store {
             log: Mutex::default(),
             documents: MemoryDocuments::default(),
             faults: AtomicBool::new(true),
+            partitions,
             start: start[dice.below(2) as usize],
             rhythm: dice.below(3),
             dice: Mutex::new(dice),
@@ -256,23 +259,25 @@ impl Store {
         self.0.dice.lock().unwrap().below(sides)
     }
 
-    /// What a ledger should hold of the log up to there.
+    /// What a part of a ledger should hold of the log up to there.
     fn wanted(&self, name: &str, up_to: Position) -> Vec<i64> {
         let start = match self.0.start {
             _ if name == MAILER => self.marked(&format!("{MAILER}~start")),
             Start::Position(start) if Slot::split(name).0 == LEDGERS[1] => start,
             _ => Position::START,
         };
-        let ledger = Slot::split(name).0;
+        let ledger = owner(Slot::split(name).0);
         let old = match self.0.startup && ledger == LEDGERS[0] {
             true => self.marked(&format!("{ledger}~startup")),
             false => Position::START,
         };
+        let part = Part::split(name).1;
         let log = self.log();
         let up_to = log.iter().take_while(|event| event.position() <= up_to);
         up_to
             .filter(|event| event.name().starts_with("money.") && event.position() > start)
             .filter(|event| event.position() > old || event.stream().key() == "0")
+            .filter(|event| part.owns(&event.stream().to_string()))
             .map(|event| event.position().get())
             .collect()
     }
@@ -333,10 +338,13 @@ impl Store {
         next.iter().any(|next| next.epoch > 0)
     }
 
-    /// What a ledger has left out.
+    /// What a part of a ledger has left out.
     fn letters(&self, name: &str) -> Vec<DeadLetter> {
-        let all = LetterQuery::of(name).limit(usize::MAX);
-        block_on(self.0.documents.list_letters(&all)).unwrap()
+        let (owner, part) = Part::split(name);
+        let all = LetterQuery::of(owner).limit(usize::MAX);
+        let letters = block_on(self.0.documents.list_letters(&all)).unwrap();
+        let own = letters.into_iter().filter(|letter| part.owns(&letter.key));
+        own.collect()
     }
 
     /// Each event up to there is in the ledger or in a letter, once; in order, unless it was left
@@ -348,12 +356,24 @@ impl Store {
         if name.ends_with("~startup") {
             return;
         }
-        let (seen, up_to) = self.ledger(name);
+        let owner = owner(name);
+        match (owner == LEDGERS[0], self.0.partitions) {
+            (true, count) if count > 1 => {
+                (0..count).for_each(|index| self.check_part(&Part { index, count }.name(owner)));
+            }
+            _ => self.check_part(owner),
+        }
+    }
+
+    fn check_part(&self, name: &str) {
+        let (keys, up_to) = self.ledger(name);
+        let in_order = keys.iter().all(|seen| seen.is_sorted());
+        let seen = keys.concat();
         let letters = self.letters(name);
         let left_out = letters.iter().map(|letter| letter.position.get());
         let mut all: Vec<_> = seen.iter().copied().chain(left_out).collect();
         if !self.0.poison || self.0.policy.outcome == Outcome::Stop {
-            assert!(letters.is_empty() && seen.is_sorted(), "{seen:?}");
+            assert!(letters.is_empty() && in_order, "{keys:?}");
         }
         all.sort_unstable();
         assert_eq!(
@@ -429,19 +449,21 @@ impl Store {
         assert_eq!(curses.state.0, wanted);
     }
 
-    /// What a ledger holds, and up to where it should hold everything.
-    fn ledger(&self, name: &str) -> (Vec<i64>, Position) {
+    /// What a part of a ledger holds of each key, and up to where it should hold everything.
+    fn ledger(&self, name: &str) -> (Vec<Vec<i64>>, Position) {
+        let (owner, part) = Part::split(name);
         // A collection has the name of its ledger, also while it is being rebuilt.
-        let place = DocumentKey {
-            collection: name.to_owned(),
-            key: "all".to_owned(),
-        };
+        let places = (0..3).map(|key| DocumentKey {
+            collection: owner.to_owned(),
+            key: format!("money/{key}"),
+        });
+        let places: Vec<_> = places.filter(|place| part.owns(&place.key)).collect();
         let documents = &self.0.documents;
-        let found = block_on(documents.get_documents(&[place])).unwrap();
-        let progress = block_on(documents.load_progress(name)).unwrap();
-        let seen = found.into_iter().flatten().next();
-        let seen = seen.map_or_else(Vec::new, |body| body.decode().unwrap());
-        (seen, progress.checkpoint.position)
+        let found = block_on(documents.get_documents(&places)).unwrap();
+        let progress = documents.load_progress_now(name);
+        let seen = found.into_iter().flatten();
+        let seen = seen.map(|body| body.decode().unwrap());
+        (seen.collect(), progress.checkpoint.position)
     }
 }
 
@@ -665,7 +687,8 @@ impl Process {
         let recent = [1, 4, 1_000][store.below(3) as usize];
         let first = Schedule::continuous()
             .debounce(debounce)
-            .max_batch(max_batch);
+            .max_batch(max_batch)
+            .partitions(store.0.partitions);
         let first = match store.0.startup {
             true => first.startup(EventFilter::stream(StreamId::stored("money", "0"))),
             false => first.into(),
@@ -720,7 +743,8 @@ impl Process {
     }
 
     fn disturb(&mut self, store: &Store, resets: bool) {
-        let remote = &self.running.remotes[store.below(self.running.remotes.len() as u64) as usize];
+        let remotes = self.running.remotes.len() as u64;
+        let remote = &self.running.remotes[store.below(remotes) as usize];
         let order = |kind| {
             store.0.roster.lock().unwrap().order(&remote.name, &kind);
         };
@@ -836,12 +860,14 @@ fn resume_all(store: &Store, clock: &ManualClock, processes: &mut [Option<Proces
     if processes.iter().all(Option::is_none) {
         return;
     }
-    let order = |name| {
+    let order = |name: &str| {
         let mut roster = store.0.roster.lock().unwrap();
         roster.order(name, &OrderKind::Resume)
     };
-    let all = [LEDGERS[0], LEDGERS[1], MAILER];
-    let orders: Vec<_> = all.into_iter().filter_map(order).collect();
+    let running = processes.iter().flatten().next();
+    let remotes = running.into_iter().flat_map(|one| &one.running.remotes);
+    let names: Vec<_> = remotes.map(|remote| remote.name.clone()).collect();
+    let orders: Vec<_> = names.iter().filter_map(|name| order(name)).collect();
     let mut rounds = 0;
     while !orders.iter().all(|id| answered(store, *id)) {
         for process in processes.iter_mut().flatten() {
@@ -902,7 +928,7 @@ fn simulate(seed: u64) {
                     processes[which] = started();
                 }
                 if let Some(process) = &mut processes[which] {
-                    process.poll_one(store.below(10) as usize);
+                    process.poll_one(store.below(12) as usize);
                 }
             }
         }
@@ -967,8 +993,13 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
         {
             // Then they catch up once more.
             if rolled_back.is_none() && store.below(3) == 0 {
+                let process = processes.iter().flatten().next();
+                let remotes = &process.unwrap().running.remotes;
+                let name = match store.below(2) {
+                    0 => &remotes[0].name,
+                    _ => LEDGERS[1],
+                };
                 let mut roster = store.0.roster.lock().unwrap();
-                let name = LEDGERS[store.below(2) as usize];
                 rolled_back = roster.order(name, &OrderKind::RollBack);
                 continue;
             }

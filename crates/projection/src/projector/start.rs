@@ -7,7 +7,7 @@ use backstory_event::{
 use chrono::TimeDelta;
 
 use super::error::{ProjectorError, ProjectorErrorKind};
-use crate::Start;
+use crate::{Part, Progress, Start};
 
 /// Refuses a start that is not in the log.
 pub(super) fn check(projection: &str, start: Start, end: Position) -> Result<(), ProjectorError> {
@@ -19,6 +19,29 @@ pub(super) fn check(projection: &str, start: Start, end: Position) -> Result<(),
                 end,
             };
             Err(ProjectorError::new(kind))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses another number of parts than the projection has run in.
+pub(super) fn check_parts(
+    projection: &str,
+    partitions: u32,
+    known: &[Progress],
+) -> Result<(), ProjectorError> {
+    let parts = known.iter().filter_map(|progress| {
+        let (owner, part) = Part::split(&progress.projection);
+        (owner == projection && progress.epoch > 0).then_some(part)
+    });
+    let others = parts.map(|part| part.count);
+    match others.max() {
+        Some(stored) if stored != partitions => {
+            Err(ProjectorError::new(ProjectorErrorKind::OtherPartitions {
+                projection: projection.to_owned(),
+                stored,
+                partitions,
+            }))
         }
         _ => Ok(()),
     }

@@ -116,7 +116,12 @@ impl Task {
         }
     }
 
-    fn take_in(&mut self, events: Vec<RecordedEvent>) {
+    fn take_in(&mut self, mut events: Vec<RecordedEvent>) {
+        let part = self.worker.part();
+        if let (Some(last), true) = (events.last(), part.count > 1) {
+            self.at = Some(last.recorded_at());
+            events.retain(|event| part.owns(&self.worker.key(event)));
+        }
         self.bytes += bytes(&events);
         self.engine.filled(
             self.time.now(),

@@ -16,8 +16,8 @@ use super::{
     error::{Panicked, SharedError},
 };
 use crate::{
-    CommitError, Host, LetterWrite, NotResettable, OnFailure, Progress, Projection, Slot, Step,
-    Target, Turn, TurnKind,
+    CommitError, Host, LetterWrite, NotResettable, OnFailure, Part, Progress, Projection, Slot,
+    Step, Target, Turn, TurnKind, owner,
 };
 
 mod jobs;
@@ -119,10 +119,27 @@ pub(crate) enum Nature {
 /// A projection and its host.
 #[async_trait]
 pub(crate) trait Worker: Send + Sync {
+    /// The name of its progress.
     fn name(&self) -> &str;
 
-    /// The same projection, over the read model that a rebuild builds.
+    /// The name of what letters are kept under.
+    fn owner(&self) -> &str {
+        owner(self.name())
+    }
+
+    /// Which part of the events is its own.
+    fn part(&self) -> Part {
+        Part::split(self.name()).1
+    }
+
+    /// The same projection, over the read model that a rebuild builds: all of it, whatever the part.
     fn beside(&self) -> Arc<dyn Worker>;
+
+    /// The same projection, for a part of the events, if it can run in parts.
+    fn part_of(&self, part: Part) -> Option<Arc<dyn Worker>> {
+        let _ = part;
+        None
+    }
 
     fn filter(&self) -> EventFilter;
 
@@ -190,12 +207,11 @@ where
     }
 
     fn beside(&self) -> Arc<dyn Worker> {
-        Arc::new(Self {
-            store: self.store.clone(),
-            projection: Arc::clone(&self.projection),
-            name: Slot::Next.name(P::NAME),
-            context: PhantomData,
-        })
+        self.named(Slot::Next.name(self.owner()))
+    }
+
+    fn part_of(&self, part: Part) -> Option<Arc<dyn Worker>> {
+        Some(self.named(part.name(self.owner())))
     }
 
     fn filter(&self) -> EventFilter {
@@ -292,9 +308,18 @@ async fn mark<Cx: Send>(
 impl<S, Cx, P> Hosted<S, Cx, P>
 where
     Cx: Send + 'static,
-    S: Host<Cx>,
+    S: Host<Cx> + Clone,
     P: Projection<Cx>,
 {
+    fn named(&self, name: String) -> Arc<dyn Worker> {
+        Arc::new(Self {
+            store: self.store.clone(),
+            projection: Arc::clone(&self.projection),
+            name,
+            context: PhantomData,
+        })
+    }
+
     /// Projects and commits. `events` is how many stored events are to blame for a failure.
     async fn store_step(
         &self,

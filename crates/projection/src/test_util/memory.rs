@@ -12,7 +12,7 @@ use backstory_event::{Payload, Position, StoreError, StreamId};
 use crate::{
     Checkpoints, CommitError, DeadLetter, DeadLetters, DocumentKey, DocumentList, DocumentRow,
     DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, Progress, Slot, Step,
-    Target, Turn, TurnKind,
+    Target, Turn, owner,
 };
 
 /// Documents, checkpoints and letters in memory, without a log. Clones share them.
@@ -194,25 +194,23 @@ impl DocumentStore for MemoryDocuments {
             documents,
             collections,
             letters,
-            ..
+            progress,
         } = &mut *state;
-        match step.to {
-            Target::Reset => {
-                documents.retain(|place, _| collections.get(&place.collection) != Some(projection));
-                letters.retain(|(of, _), _| of != projection);
-            }
-            Target::Rewind(to) => {
-                letters.retain(|(of, at), _| of != projection || *at <= to.position);
-            }
-            Target::Advance(_) | Target::Amend => {}
+        let of_owner = owner(projection);
+        if step.to == Target::Reset {
+            let is_own = |name: &str| collections.get(name).is_some_and(|of| of == of_owner);
+            documents.retain(|place, _| !is_own(&place.collection));
+        }
+        if let Some(end) = step.drops_letters_behind() {
+            letters.retain(|(of, at), _| of != of_owner || *at <= end);
         }
         for write in step.letters.iter().cloned() {
             match write {
                 LetterWrite::Put(letter) => {
-                    letters.insert((projection.clone(), letter.position), letter);
+                    letters.insert((of_owner.to_owned(), letter.position), letter);
                 }
                 LetterWrite::Remove(position) => {
-                    letters.remove(&(projection.clone(), position));
+                    letters.remove(&(of_owner.to_owned(), position));
                 }
             }
         }
@@ -228,7 +226,7 @@ impl DocumentStore for MemoryDocuments {
                     let collection = key.collection.clone();
                     collections
                         .entry(collection)
-                        .or_insert_with(|| projection.clone());
+                        .or_insert_with(|| of_owner.to_owned());
                     let document = Document {
                         body,
                         indexed,
@@ -238,60 +236,36 @@ impl DocumentStore for MemoryDocuments {
                 }
             }
         }
-        state.progress.insert(projection.clone(), step.result());
+        for other in progress.values_mut() {
+            if let Some(moved) = step.of_sibling(other) {
+                *other = moved;
+            }
+        }
+        progress.insert(projection.clone(), step.result());
         Ok(())
     }
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
         let mut state = self.state();
-        let name = &turn.from.projection;
-        let of = |slot: Slot| state.progress.get(&slot.name(name)).cloned();
-        let [live, next, previous] = [Slot::Live, Slot::Next, Slot::Previous].map(of);
-        if live.unwrap_or_else(|| Progress::start(name)) != turn.from {
-            let projection = name.clone();
-            return Err(CommitError::Fenced { projection });
+        let name = turn.projection();
+        let rows: Vec<_> = state.progress.values().cloned().collect();
+        let plan = turn.plan(&rows).map_err(|refusal| refusal.of(name))?;
+        if let Some(slot) = plan.clear {
+            state.clear(&slot.name(name));
         }
-        if let Some(reason) = turn.refusal(next.as_ref(), previous.as_ref()) {
-            let projection = name.clone();
-            return Err(CommitError::Refused { projection, reason });
+        if let Some(slot) = plan.exchange {
+            let (aside, kept) = (format!("{name}~"), Slot::Previous);
+            state.rename(name, "", &aside, "~");
+            state.rename(&slot.name(name), slot.suffix(), name, "");
+            state.rename(&aside, "~", &kept.name(name), kept.suffix());
         }
-        let (beside, turned) = match turn.kind {
-            TurnKind::Swap => (next, Slot::Next),
-            TurnKind::RollBack => (previous, Slot::Previous),
-            kind => {
-                let result = turn.result(None);
-                state.progress.insert(name.clone(), result.clone());
-                if kind != TurnKind::DropPrevious {
-                    state.clear(&Slot::Next.name(name));
-                }
-                if kind != TurnKind::Abort {
-                    state.clear(&Slot::Previous.name(name));
-                }
-                if kind == TurnKind::Begin {
-                    let mut next = Progress::start(Slot::Next.name(name));
-                    next.epoch = result.epoch;
-                    state.progress.insert(next.projection.clone(), next);
-                }
-                return Ok(result);
-            }
-        };
-        let result = turn.result(beside.as_ref());
-        if turned == Slot::Next {
-            state.clear(&Slot::Previous.name(name));
+        for gone in plan.remove {
+            state.progress.remove(&gone);
         }
-        let aside = format!("{name}~");
-        state.rename(name, "", &aside, "~");
-        state.rename(&turned.name(name), turned.suffix(), name, "");
-        let kept = Slot::Previous.name(name);
-        state.rename(&aside, "~", &kept, Slot::Previous.suffix());
-        state.progress.insert(name.clone(), result.clone());
-        let previous = Progress {
-            projection: kept.clone(),
-            ..turn.from.clone()
-        };
-        state.progress.remove(&turned.name(name));
-        state.progress.insert(kept, previous);
-        Ok(result)
+        for progress in plan.put {
+            state.progress.insert(progress.projection.clone(), progress);
+        }
+        Ok(plan.result)
     }
 }
 
@@ -302,14 +276,13 @@ impl State {
             documents,
             collections,
             letters,
-            progress,
+            ..
         } = self;
         documents.retain(|place, _| {
             collections.get(&place.collection).map(String::as_str) != Some(projection)
         });
         collections.retain(|_, of| of != projection);
         letters.retain(|(of, _), _| of != projection);
-        progress.remove(projection);
     }
 
     /// Gives the collections and letters of a projection other names, which end otherwise.

@@ -13,7 +13,7 @@ use backstory_test_postgres::TestDatabase;
 use sqlx::PgConnection;
 
 use crate::{
-    kit::{eventually, raw, refused, run, scalar, within},
+    kit::{eventually, raw, refused, run, scalar, until_count, within},
     takeover::{LOST_OR_REPEATED, NAME, Replicas, Tally, Vote, next_leader, vote},
 };
 
@@ -245,6 +245,41 @@ async fn a_rebuild_under_load_outlives_processes_that_are_killed() {
           WHERE e.position <= (SELECT position FROM backstory.progress WHERE projection = 'tally~previous') \
           GROUP BY e.key) e ON e.key = p.key";
     assert!(scalar::<bool>(&mut admin, previous).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_share_parts_and_lose_nothing_when_they_are_killed() {
+    let (database, store, mut admin) = prepared().await;
+    let mut replicas = Replicas::of_parts(6);
+    let lease = Duration::from_secs(1);
+    for _ in 0..3 {
+        replicas.start(database.url(), lease);
+    }
+    let shares = "SELECT count(*) FILTER (WHERE n = 2) FROM (SELECT count(*) AS n \
+        FROM backstory.projection WHERE leased_until > now() GROUP BY owner) s";
+    until_count(&mut admin, shares, 3).await;
+    for round in 0..6 {
+        let victim = replicas.processes()[round % 2];
+        vote(&store, 60).await;
+        replicas.kill(victim);
+        vote(&store, 60).await;
+        if round == 2 {
+            // Those that stay take over what it had.
+            let taken = "SELECT count(*) FILTER (WHERE n = 3) FROM (SELECT count(*) AS n \
+                FROM backstory.projection WHERE leased_until > now() GROUP BY owner) s";
+            until_count(&mut admin, taken, 2).await;
+        }
+        replicas.start(database.url(), lease);
+        until_count(&mut admin, shares, 3).await;
+        until_count(&mut admin, LOST_OR_REPEATED, 0).await;
+    }
+    let operator = Operator::new(&store).with_patience(Duration::from_secs(30));
+    within(operator.rebuild(NAME)).await.unwrap();
+    vote(&store, 60).await;
+    within(operator.rebuilt(NAME, |_| {})).await.unwrap();
+    until_count(&mut admin, LOST_OR_REPEATED, 0).await;
+    let votes = "SELECT sum(votes)::bigint FROM tally";
+    assert_eq!(scalar::<i64>(&mut admin, votes).await, 780);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,11 +84,18 @@ async fn replica() {
     let options = PostgresOptions::default().with_projection_idle_timeout(LEASE);
     let store = PostgresStore::connect_with(&url, options).await.unwrap();
     let lease = std::env::var("TAKEOVER_LEASE").unwrap().parse().unwrap();
+    let partitions = std::env::var("TAKEOVER_PARTITIONS")
+        .unwrap()
+        .parse()
+        .unwrap();
     let options = ProjectorOptions::default()
         .with_lease(Duration::from_secs(lease))
         .with_process(std::process::id().to_string());
     let projector = Projector::new(&store)
-        .with(Tally, Schedule::continuous().max_batch(7))
+        .with(
+            Tally,
+            Schedule::continuous().max_batch(7).partitions(partitions),
+        )
         .with_options(options);
     let _running = projector.start().await.unwrap();
     // Until it is killed, or its test is gone.
@@ -96,11 +103,26 @@ async fn replica() {
 }
 
 /// Processes that end with their test.
-pub(crate) struct Replicas(Vec<Child>);
+pub(crate) struct Replicas {
+    children: Vec<Child>,
+    partitions: u32,
+}
 
 impl Replicas {
     pub(crate) fn none() -> Self {
-        Self(Vec::new())
+        Self::of_parts(1)
+    }
+
+    pub(crate) fn of_parts(partitions: u32) -> Self {
+        let children = Vec::new();
+        Self {
+            children,
+            partitions,
+        }
+    }
+
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
     pub(crate) fn start(&mut self, url: &str, lease: Duration) {
@@ -108,15 +130,16 @@ impl Replicas {
             .args(["--exact", "takeover::replica", "--nocapture"])
             .env("TAKEOVER_URL", url)
             .env("TAKEOVER_LEASE", lease.as_secs().to_string())
+            .env("TAKEOVER_PARTITIONS", self.partitions.to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.0.push(child.unwrap());
+        self.children.push(child.unwrap());
     }
 
     pub(crate) fn kill(&mut self, process: u32) {
-        let at = self.0.iter().position(|child| child.id() == process);
-        let mut child = self.0.remove(at.unwrap());
+        let at = self.children.iter().position(|child| child.id() == process);
+        let mut child = self.children.remove(at.unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -124,7 +147,7 @@ impl Replicas {
 
 impl Drop for Replicas {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }

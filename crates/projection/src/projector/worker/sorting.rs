@@ -8,7 +8,7 @@ use super::{
     super::error::{Panicked, chain},
     Batch, BatchError, Done, message,
 };
-use crate::{DeadLetter, LetterWrite, Progress, Projection, Step, Target, failure::Outcome};
+use crate::{DeadLetter, LetterWrite, Progress, Projection, Step, Target, failure::Outcome, owner};
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 600;
@@ -92,7 +92,8 @@ pub(super) fn sort_out<Cx: Send, P: Projection<Cx>>(
         };
         let waits = parked.contains(&key);
         let outcome = projection.on_failure().outcome;
-        let letter = |key: &str| DeadLetter::new(&*batch.from.projection, event, key, batch.now);
+        let letter =
+            |key: &str| DeadLetter::new(owner(&batch.from.projection), event, key, batch.now);
         match trouble {
             None if waits => {
                 let reason = "it waits for earlier events of its key";

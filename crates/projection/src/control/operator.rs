@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backstory_event::StoreError;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep};
 
 use super::{Control, OrderKind, OrderOutcome, ProjectionRow, RowState};
@@ -355,13 +355,23 @@ impl Operator {
         let rows = self.list().await?;
         let parts = rows.iter().filter(|row| {
             let (owner, part) = Part::split(&row.projection);
-            owner == projection && part != Part::WHOLE && (part.index == 0 || !kind.is_for_all())
+            owner == projection && part != Part::WHOLE
         });
-        let asked = parts.map(|row| Box::pin(self.ask(&row.projection, kind)));
-        let done = try_join_all(asked).await?;
-        if done.is_empty() {
+        let mut parts: Vec<_> = parts.map(|row| row.projection.as_str()).collect();
+        parts.sort_by_key(|name| Part::split(name).1);
+        let Some((first, others)) = parts.split_first() else {
             return Err(unknown(projection, &rows));
+        };
+        if kind.is_for_all() {
+            let done = Box::pin(self.ask(first, kind)).await?;
+            // Until they know, they take the read model to be where it was. Whoever does not answer
+            // looks when it begins.
+            let told = others.iter().map(|part| self.ask(part, &OrderKind::Reload));
+            join_all(told.map(Box::pin)).await;
+            return Ok(done);
         }
+        let asked = parts.iter().map(|part| Box::pin(self.ask(part, kind)));
+        let done = try_join_all(asked).await?;
         let mut processes: Vec<_> = done.iter().map(|done| done.process.clone()).collect();
         processes.sort();
         processes.dedup();

@@ -30,6 +30,8 @@ pub enum OrderKind {
     RollBack,
     /// To drop that one.
     DropPrevious,
+    /// To look where it is: another part has changed that.
+    Reload,
     /// To project events that were left out.
     Replay(Letters),
     /// To forget events that were left out.
@@ -46,9 +48,12 @@ impl OrderKind {
             | Self::AbortRebuild
             | Self::RollBack
             | Self::DropPrevious => true,
-            Self::Pause | Self::Resume | Self::Trigger | Self::Replay(_) | Self::Discard(_) => {
-                false
-            }
+            Self::Pause
+            | Self::Resume
+            | Self::Trigger
+            | Self::Reload
+            | Self::Replay(_)
+            | Self::Discard(_) => false,
         }
     }
 
@@ -64,6 +69,7 @@ impl OrderKind {
             Self::AbortRebuild => "abort-rebuild",
             Self::RollBack => "roll-back",
             Self::DropPrevious => "drop-previous",
+            Self::Reload => "reload",
             Self::Replay(_) => "replay",
             Self::Discard(_) => "discard",
         }
@@ -94,6 +100,7 @@ impl OrderKind {
             "abort-rebuild" => Some(Self::AbortRebuild),
             "roll-back" => Some(Self::RollBack),
             "drop-previous" => Some(Self::DropPrevious),
+            "reload" => Some(Self::Reload),
             "replay" => letters(argument).map(Self::Replay),
             "discard" => letters(argument).map(Self::Discard),
             _ => None,
@@ -166,6 +173,7 @@ mod tests {
             OrderKind::AbortRebuild,
             OrderKind::RollBack,
             OrderKind::DropPrevious,
+            OrderKind::Reload,
             OrderKind::Rewind(Start::Beginning),
             OrderKind::Rewind(Start::Position(at)),
             OrderKind::Rewind(Start::Time(time)),

@@ -61,9 +61,9 @@ impl Task {
     /// letter moves the progress, so that letters which are too new fence whoever holds the older
     /// progress.
     pub(super) async fn load(&mut self) -> Result<(Progress, LetterCount), StoreError> {
-        let name = self.worker.name();
-        let progress = self.checkpoints.load_progress(name).await?;
-        Ok((progress, self.letters.count_letters(name).await?))
+        let progress = self.checkpoints.load_progress(self.worker.name()).await?;
+        let left_out = self.letters.count_letters(self.worker.owner()).await?;
+        Ok((progress, left_out))
     }
 
     /// How many letters there are. Whoever takes over asks: the progress that it has is older.

@@ -37,6 +37,15 @@ impl Task {
                 let to = self.go_back(to).await?;
                 return Ok(Some(format!("back at position {}", to.position)));
             }
+            OrderKind::Reload => {
+                let (progress, left_out) = self.load().await.map_err(|error| chain(&error))?;
+                if progress != self.progress {
+                    let (stored, head) = (progress.checkpoint.position, self.source.head());
+                    self.moved(progress, Some(left_out));
+                    self.engine.moved(self.time.now(), stored, head);
+                    self.find_start();
+                }
+            }
             OrderKind::Rebuild => {
                 let progress = self.turn(TurnKind::Begin).await?;
                 let live = progress.checkpoint.position;

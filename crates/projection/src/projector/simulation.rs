@@ -979,7 +979,9 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
         }
     }
     let head = store.head();
-    let mut rolled_back = None;
+    let rolled_back = LEDGERS.get(store.below(6) as usize).copied();
+    let rolled_back = rolled_back.unwrap_or_default();
+    let (mut told, mut stage) = (Vec::new(), 0);
     for _ in 0..5_000 {
         for process in processes.iter_mut().flatten() {
             process.poll_all();
@@ -989,20 +991,26 @@ fn settle(store: &Store, clock: &ManualClock, mut processes: [Option<Process>; 2
             .flatten()
             .all(|process| process.is_done(head))
             && !store.is_rebuilt()
-            && rolled_back.is_none_or(|order| answered(store, order))
+            && told.iter().all(|order| answered(store, *order))
         {
-            // Then they catch up once more.
-            if rolled_back.is_none() && store.below(3) == 0 {
-                let process = processes.iter().flatten().next();
-                let remotes = &process.unwrap().running.remotes;
-                let name = match store.below(2) {
-                    0 => &remotes[0].name,
-                    _ => LEDGERS[1],
-                };
-                let mut roster = store.0.roster.lock().unwrap();
-                rolled_back = roster.order(name, &OrderKind::RollBack);
+            let running = &processes.iter().flatten().next().unwrap().running;
+            let names = running.remotes.iter().map(|remote| &remote.name);
+            let names: Vec<_> = names.collect();
+            let back = names.iter().find(|name| owner(name) == rolled_back);
+            // Then they catch up once more, and all parts know of it.
+            let order = match stage {
+                0 => (back.into_iter().collect(), OrderKind::RollBack),
+                1 => (names.iter().collect::<Vec<_>>(), OrderKind::Reload),
+                _ => (Vec::new(), OrderKind::Trigger),
+            };
+            let mut roster = store.0.roster.lock().unwrap();
+            let orders = order.0.iter().map(|name| roster.order(name, &order.1));
+            told.extend(orders.flatten());
+            stage += 1;
+            if stage < 3 {
                 continue;
             }
+            drop(roster);
             drop(waiting);
             let process = processes.iter_mut().flatten().next();
             return process.unwrap().empty_letters(store, clock);

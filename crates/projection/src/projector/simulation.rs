@@ -93,17 +93,22 @@ fn job(store: Store) -> Job {
         async move {
             let positions = job.events().into_iter().map(|e| e.position().get());
             let positions: Vec<_> = positions.collect();
-            let told = (store.clone(), positions.clone());
+            let told = (store.clone(), positions);
             job.after_commit("tell", async move {
                 told.0.step().await?;
                 told.0.0.told.lock().unwrap().extend(told.1);
                 Ok(())
             });
             job.before_commit("write down", move |mut job| async move {
-                let write_down = |seen: Option<Vec<i64>>| {
-                    Some(seen.into_iter().flatten().chain(positions).collect())
-                };
-                job.context().update(LEDGERS[1], "all", write_down).await?;
+                for e in job.events() {
+                    let position = e.position().get();
+                    let write_down = |seen: Option<Vec<i64>>| {
+                        Some(seen.into_iter().flatten().chain([position]).collect())
+                    };
+                    job.context()
+                        .update(LEDGERS[1], e.stream(), write_down)
+                        .await?;
+                }
                 Ok(())
             });
             let mut curses = curses.lock().await;

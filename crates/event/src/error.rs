@@ -121,6 +121,29 @@ pub enum StoreErrorKind {
         /// The ids of the append's events.
         event_ids: Vec<EventId>,
     },
+    /// A projection that runs inside appends failed on these events: mend it, or the events. Nothing
+    /// was stored.
+    #[error("the append was not stored, because inline projection `{projection}` failed: {reason}")]
+    ProjectionFailed {
+        /// The projection.
+        projection: String,
+        /// Its error and the causes.
+        reason: String,
+    },
+    /// A projection that runs inside appends lacks too many earlier events. Its own task catches up:
+    /// try again later. Nothing was stored.
+    #[error(
+        "the append was not stored, because inline projection `{projection}` is only at position \
+         {after} of {head}: let its projector catch up and try again"
+    )]
+    ProjectionBehind {
+        /// The projection.
+        projection: String,
+        /// Up to where it got.
+        after: Position,
+        /// Where the log ends.
+        head: Position,
+    },
     /// The database cannot be reached or is busy. Nothing was stored; try again later.
     #[error("the store is unavailable: {reason}")]
     Unavailable {
@@ -240,6 +263,7 @@ impl StoreError {
             StoreErrorKind::Unavailable { .. }
                 | StoreErrorKind::NotStored { .. }
                 | StoreErrorKind::TimedOut { .. }
+                | StoreErrorKind::ProjectionBehind { .. }
         )
     }
 

@@ -22,6 +22,11 @@ const FENCE_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::f
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// … or after so many positions.
 const IDLE_POSITIONS: i64 = 10_000;
+/// How long events lie before the task of an inline projection looks whether their appends have
+/// projected them: so long without a new one …
+const LINGER: Duration = Duration::from_millis(50);
+/// … or at most.
+const LINGER_CAP: Duration = Duration::from_millis(500);
 /// At shutdown a projection catches up when it is no farther behind than this.
 const CLOSING_POSITIONS: i64 = 10_000;
 
@@ -88,6 +93,10 @@ pub(crate) struct Engine {
     failures: u32,
     suspects: Suspects,
     fenced: bool,
+    /// Of an inline projection: up to here its progress is looked for, and up to here it was found
+    /// that appends have not projected what is missing.
+    looking: Option<Position>,
+    missing: Position,
     /// Nothing happens before that: the pause after a failure or a fence.
     blocked_until: Option<Time>,
     jitter: u64,
@@ -105,7 +114,7 @@ impl Engine {
     ) -> Self {
         let (asked, look) = match schedule.timing {
             // What is in the log already has waited long enough.
-            Timing::Continuous { .. } | Timing::Once => (head, false),
+            Timing::Inline(_) | Timing::Continuous { .. } | Timing::Once => (head, false),
             Timing::Periodic { immediately, .. } | Timing::Cron { immediately, .. } => {
                 (Position::START, immediately)
             }
@@ -126,6 +135,8 @@ impl Engine {
             failures: 0,
             suspects: Suspects::new(OnFailure::default()),
             fenced: false,
+            looking: None,
+            missing: Position::START,
             blocked_until: None,
             jitter,
         }
@@ -167,6 +178,10 @@ impl Engine {
             return Action::FindHead;
         }
         if self.is_due(now) {
+            if self.must_look() {
+                self.looking = Some(self.scanned);
+                return Action::Reload;
+            }
             return Action::Run;
         }
         match self.closing {
@@ -184,7 +199,7 @@ impl Engine {
             .map_or((0, false), |buffer| (buffer.events, buffer.full));
         let wanted = match (self.closing, &self.schedule.timing) {
             (Some(up_to), _) => self.scanned < up_to,
-            (None, Timing::Continuous { .. }) => true,
+            (None, Timing::Inline(_) | Timing::Continuous { .. }) => true,
             (None, Timing::Periodic { .. } | Timing::Cron { .. }) => {
                 self.scanned < self.asked.max(self.awaited)
             }
@@ -324,6 +339,16 @@ impl Engine {
         };
     }
 
+    /// An append took the projection to `to`. So many events, the first one there, are left in the
+    /// buffer.
+    pub(crate) fn advanced(&mut self, now: Time, to: Position, left: Option<(usize, Position)>) {
+        self.committed(now, to, left);
+        self.scanned = self.scanned.max(to);
+        if !self.fenced {
+            self.blocked_until = None;
+        }
+    }
+
     /// Another process moved the projection meanwhile.
     pub(crate) fn fenced(&mut self, now: Time) {
         self.fenced = true;
@@ -337,6 +362,12 @@ impl Engine {
         self.fenced = true;
     }
 
+    /// Before the progress is loaded the log is seen to reach up to there: what the progress does
+    /// not contain of it is missing.
+    pub(crate) fn saw(&mut self, head: Position) {
+        self.looking = self.looking.map(|seen| seen.max(head));
+    }
+
     /// The projection's progress was loaded anew; the buffer is empty.
     pub(crate) fn reloaded(&mut self, now: Time, stored: Position) {
         self.fenced = false;
@@ -345,6 +376,10 @@ impl Engine {
         self.scanned = stored;
         self.buffer = None;
         self.suspects.dropped();
+        if let Some(seen) = self.looking.take().filter(|seen| *seen > stored) {
+            self.missing = seen;
+            self.asked = self.asked.max(seen);
+        }
     }
 
     /// Another process leads the projection from now on; it is at `stored`, as far as is known.
@@ -363,7 +398,7 @@ impl Engine {
         self.reloaded(now, stored);
         self.standby = false;
         // What is in the log already has waited long enough.
-        if let Timing::Continuous { .. } = self.schedule.timing {
+        if let Timing::Inline(_) | Timing::Continuous { .. } = self.schedule.timing {
             self.asked = self.asked.max(head);
         }
     }
@@ -433,13 +468,21 @@ impl Engine {
     /// that is not too much.
     pub(crate) fn close(&mut self, head: Position) {
         let goal = match self.schedule.timing {
-            Timing::Continuous { .. } => head,
+            Timing::Inline(_) | Timing::Continuous { .. } => head,
             // A run that has begun is finished; no other one begins.
             Timing::Periodic { .. } | Timing::Cron { .. } | Timing::Once => self.asked,
         };
         let near = goal.get() - self.scanned.get() <= CLOSING_POSITIONS;
         self.closing = Some(if near { goal } else { self.scanned });
         self.look = false;
+    }
+
+    /// Appends project what an inline projection wants: what is buffered may be done already.
+    fn must_look(&self) -> bool {
+        matches!(self.schedule.timing, Timing::Inline(_))
+            && self
+                .buffer
+                .is_some_and(|buffer| buffer.first > self.missing)
     }
 
     fn is_due(&self, now: Time) -> bool {
@@ -463,6 +506,7 @@ impl Engine {
 
     fn fires_at(&self, buffer: &Buffer) -> Time {
         match self.schedule.timing {
+            Timing::Inline(_) => (buffer.latest + LINGER).min(buffer.since + LINGER_CAP),
             Timing::Continuous { debounce, cap } => {
                 (buffer.latest + debounce).min(buffer.since + cap)
             }

@@ -5,7 +5,10 @@ use std::error::Error;
 use async_trait::async_trait;
 use backstory_event::StoreError;
 
-use crate::{CommitError, LetterWrite, Progress, Target, Turn};
+use crate::{
+    CommitError, LetterWrite, Progress, Target, Turn,
+    inline::{Enlisted, InlineProjection, unsupported},
+};
 
 /// A store that can run projections with the context `Cx`: `Documents`, or its
 /// own SQL connection. Read model and checkpoint commit together.
@@ -36,6 +39,14 @@ pub trait Host<Cx: Send>: Send + Sync + 'static {
                      the projection"
                 .to_owned(),
         })
+    }
+
+    /// Runs a projection inside the appends of this store's handles, until the answer is dropped.
+    ///
+    /// # Errors
+    /// `Config` when the store cannot, as by default.
+    fn enlist(&self, projection: InlineProjection<Cx>) -> Result<Enlisted, StoreError> {
+        Err(unsupported(projection.terms().name()).into())
     }
 }
 

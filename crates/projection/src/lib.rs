@@ -24,6 +24,7 @@ mod documents;
 mod engine;
 mod failure;
 mod host;
+mod inline;
 mod job;
 mod letters;
 mod live;
@@ -48,6 +49,10 @@ pub use documents::{
 };
 pub use failure::OnFailure;
 pub use host::{Host, Unit};
+pub use inline::{
+    Enlisted, InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, Inlines,
+    MISSING_POSITIONS,
+};
 pub use job::{Job, JobError, JobRun, ReadModel};
 pub use letters::{DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite};
 pub use live::{Live, LiveError};
@@ -59,5 +64,5 @@ pub use projector::{
     RunningProjector, ShutdownReport,
 };
 pub use reactor::{Effect, NeverReplayed, Reactor};
-pub use schedule::{Continuous, Cron, Once, Periodic, Schedule, Start};
+pub use schedule::{Continuous, Cron, Inline, Once, Periodic, Schedule, Start};
 pub use turn::{Slot, Turn, TurnKind, TurnPlan, TurnRefusal};

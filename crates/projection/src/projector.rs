@@ -18,6 +18,7 @@ mod board;
 mod common;
 mod error;
 mod failures;
+mod inlined;
 mod letters;
 mod mark;
 mod orders;
@@ -36,7 +37,9 @@ mod worker;
 mod simulation;
 
 pub use awaited::Awaited;
+pub(crate) use blame::is_of_the_store;
 pub use board::{ProjectionState, ProjectionStatus, RebuildStatus};
+pub(crate) use error::chain as error_chain;
 pub use error::{ProjectorError, ProjectorErrorKind};
 pub use letters::{Letters, ReplayReport};
 pub use rerun::RerunReport;
@@ -309,12 +312,14 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
         };
         let mut remotes = Vec::new();
         let mut tasks = Vec::new();
+        let mut enlisted = Vec::new();
         for (number, ((worker, schedule), seat)) in parts.iter().zip(&seats).enumerate() {
             let jitter = jitter.wrapping_add(2 * number as u64);
             let cast = common.cast(worker, schedule, seat, jitter).await?;
             beats.add(cast.member);
             remotes.push(cast.remote);
             tasks.extend(cast.tasks);
+            enlisted.extend(cast.enlisted);
         }
         let reader = ring::read_on(Arc::clone(&log), merged, Arc::clone(&ring), self.clock);
         Ok(Assembled {
@@ -331,6 +336,7 @@ impl<S: EventStore + Checkpoints + Control + DeadLetters + Clone> Projector<S> {
                 control,
                 pulse,
                 tasks: Vec::new(),
+                enlisted: std::sync::Mutex::new(enlisted),
                 options: self.options,
             },
         })

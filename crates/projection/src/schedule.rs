@@ -13,16 +13,20 @@ const MAX_BATCH: usize = 1_000;
 /// The most parts of a projection.
 const MAX_PARTITIONS: u32 = 64;
 
+/// How long an inline projection may hold an append up, unless a schedule says otherwise.
+const INLINE_LIMIT: Duration = Duration::from_secs(1);
+
 /// The cap of a short debounce, unless a schedule says otherwise.
 const SHORT_CAP: Duration = Duration::from_secs(5);
 
-/// When a projection runs: as events come, from time to time, or once.
+/// When a projection runs: inside appends, as events come, from time to time, or once.
 ///
 /// ```
 /// use std::time::Duration;
 /// use backstory_event::EventFilter;
 /// use backstory_projection::{Schedule, Start};
 ///
+/// let in_appends = Schedule::inline();
 /// let at_once = Schedule::continuous();
 /// let collected = Schedule::continuous().debounce(Duration::from_millis(50));
 /// let every_hour = Schedule::every(Duration::from_secs(3600)).immediately();
@@ -46,6 +50,7 @@ pub struct Schedule {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Timing {
+    Inline(Inline),
     Continuous {
         debounce: Duration,
         cap: Duration,
@@ -92,6 +97,25 @@ const COMMON: Common = Common {
 };
 
 impl Schedule {
+    /// Inside appends: the read model is up to date when an append returns, because both commit
+    /// together. An append fails when the projection fails on its events
+    /// ([`OnFailure`](crate::OnFailure) does not matter there), and takes as much longer as the
+    /// projection does; keep it short. Appends that it does not concern are as fast as ever.
+    ///
+    /// It holds for appends through this store and its clones while the projector runs. What others
+    /// append (processes that do not run it, imports, appends in a transaction of the application)
+    /// is projected by the next such append, or by the projection's task soon.
+    ///
+    /// A projection may change between this and other schedules at any time: nothing is lost or
+    /// repeated. While it is paused appends go on without it.
+    pub const fn inline() -> Inline {
+        Inline {
+            limit: INLINE_LIMIT,
+            allow_behind: false,
+            max_batch: MAX_BATCH,
+        }
+    }
+
     /// As events come: at once, unless it is told to [`debounce`](Continuous::debounce).
     pub const fn continuous() -> Continuous {
         Continuous {
@@ -141,6 +165,13 @@ impl Schedule {
         schedule
     }
 
+    pub(crate) fn inline_terms(&self) -> Option<Inline> {
+        match self.timing {
+            Timing::Inline(inline) => Some(inline),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_once(&self) -> bool {
         matches!(self.timing, Timing::Once)
     }
@@ -150,6 +181,42 @@ impl Schedule {
         if let Timing::Cron { calendar, .. } = &mut self.timing {
             calendar.count_from(begin);
         }
+    }
+}
+
+/// A [`Schedule`] that runs inside appends. See [`Schedule::inline`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inline {
+    pub(crate) limit: Duration,
+    pub(crate) allow_behind: bool,
+    max_batch: usize,
+}
+
+impl Inline {
+    /// How long the projection may hold an append up: 1 second by default, at least 1 millisecond.
+    /// Then the append fails. Whoever appends meanwhile waits.
+    #[must_use]
+    pub const fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Appends go on without the projection while more than 1,000 events are missing in it that
+    /// it wants, or 100,000 positions of others: when it starts on a long log, is built again, or
+    /// rested. Its task brings it near, and then it is inline again. By default such appends fail
+    /// with [`ProjectionBehind`](backstory_event::StoreErrorKind::ProjectionBehind).
+    #[must_use]
+    pub const fn allow_behind(mut self) -> Self {
+        self.allow_behind = true;
+        self
+    }
+
+    /// The most stored events of a batch of its task, which projects what others have appended. At
+    /// least 1; 1,000 by default.
+    #[must_use]
+    pub const fn max_batch(mut self, events: usize) -> Self {
+        self.max_batch = events;
+        self
     }
 }
 
@@ -293,6 +360,19 @@ impl Common {
             startup: None,
             partitions: self.partitions.clamp(1, MAX_PARTITIONS),
         }
+    }
+}
+
+impl From<Inline> for Schedule {
+    fn from(inline: Inline) -> Self {
+        let common = Common {
+            max_batch: inline.max_batch,
+            ..COMMON
+        };
+        common.with(Timing::Inline(Inline {
+            limit: inline.limit.max(Duration::from_millis(1)),
+            ..inline
+        }))
     }
 }
 

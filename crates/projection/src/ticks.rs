@@ -20,7 +20,7 @@ enum Rhythm {
 impl Ticks {
     pub(crate) fn new(timing: &Timing, now: Time) -> Self {
         let rhythm = match timing {
-            Timing::Continuous { .. } | Timing::Once => Rhythm::None,
+            Timing::Inline(_) | Timing::Continuous { .. } | Timing::Once => Rhythm::None,
             Timing::Periodic { every, .. } => Rhythm::Every(*every),
             Timing::Cron { calendar, .. } => Rhythm::At(calendar.clone()),
         };

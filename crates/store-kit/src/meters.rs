@@ -96,6 +96,8 @@ pub struct Refusals {
     pub unavailable: u64,
     /// The database is read-only or full.
     pub not_writable: u64,
+    /// An inline projection failed on them, or lacked too many earlier events.
+    pub projection: u64,
     /// The database refused them for another reason.
     pub database: u64,
 }
@@ -110,6 +112,7 @@ impl Refusals {
             + self.diverged
             + self.unavailable
             + self.not_writable
+            + self.projection
             + self.database
     }
 }
@@ -155,6 +158,7 @@ pub(crate) struct Meters {
     diverged: Counter,
     unavailable: Counter,
     not_writable: Counter,
+    projection: Counter,
     database: Counter,
 }
 
@@ -185,6 +189,7 @@ impl Meters {
             diverged: Counter::default(),
             unavailable: Counter::default(),
             not_writable: Counter::default(),
+            projection: Counter::default(),
             database: Counter::default(),
         }
     }
@@ -211,6 +216,7 @@ impl Meters {
             Err(Kind::Diverged { .. }) => &self.diverged,
             Err(Kind::Unavailable { .. }) => &self.unavailable,
             Err(Kind::NotWritable { .. }) => &self.not_writable,
+            Err(Kind::ProjectionFailed { .. } | Kind::ProjectionBehind { .. }) => &self.projection,
             Err(_) => &self.database,
         };
         counter.add();
@@ -249,6 +255,7 @@ impl Meters {
                 diverged: self.diverged.read(),
                 unavailable: self.unavailable.read(),
                 not_writable: self.not_writable.read(),
+                projection: self.projection.read(),
                 database: self.database.read(),
             },
             retries: self.retries.read(),

@@ -30,6 +30,9 @@ pub enum WriteFailure {
     /// The database refused the batch; nothing was stored. One append may be the cause: a larger
     /// batch is split, a single append gets the error.
     Refused(StoreError),
+    /// What runs with the appends failed on one of them; nothing was stored. A larger batch is
+    /// written append by append, a single append gets the error.
+    Isolate(StoreError),
     /// Nothing was stored and the same batch may pass later: busy, deadlock, restart.
     Retry(StoreError),
     /// Nobody knows whether the batch was stored. It is sent again with the same ids.
@@ -43,6 +46,14 @@ pub trait BatchWriter: Send + 'static {
     /// answers shortly before can still say why nothing was stored.
     fn deadline(&mut self, earliest: Instant) {
         let _ = earliest;
+    }
+
+    /// True for an append that is not to share a transaction with those for which this is false:
+    /// projections run inside it. Such appends may change places with others that wait at the
+    /// same time.
+    fn is_apart(&self, append: &Append) -> bool {
+        let _ = append;
+        false
     }
 
     /// Where the store records how long it waits for the lock of the log, if it knows that. Asked
@@ -315,7 +326,15 @@ async fn run(
             }
         }
         batch.count(&meters);
-        write(&mut batches, batch.requests, &meters).await;
+        let (mut requests, mut apart) = (batch.requests, Vec::new());
+        if requests.iter().any(|one| batches.is_apart(&one.append)) {
+            let is_apart = |one: &mut Request| batches.is_apart(&one.append);
+            apart = requests.extract_if(.., is_apart).collect();
+        }
+        write(&mut batches, requests, &meters).await;
+        if !apart.is_empty() {
+            write(&mut batches, apart, &meters).await;
+        }
     }
 }
 
@@ -428,6 +447,20 @@ async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>, meters: &
                 let half = requests.split_off(requests.len() / 2);
                 todo.push_front(half);
                 todo.push_front(requests);
+            }
+            Err(WriteFailure::Isolate(error)) => {
+                open = false;
+                if requests.len() == 1 {
+                    requests
+                        .into_iter()
+                        .for_each(|request| request.answer(meters, Err(copy(&error))));
+                    continue;
+                }
+                meters.bisections.add();
+                requests.iter().for_each(unsend);
+                for request in requests.into_iter().rev() {
+                    todo.push_front(vec![request]);
+                }
             }
             Err(WriteFailure::Retry(error)) => {
                 tracing::debug!(%error, appends = requests.len(), "batch is tried again");

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     Beat, Checkpoints, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, Progress, Raise, Roster, Seat, Slot, Step, Target, Turn,
-    TurnRefusal, owner,
+    DocumentStore, DocumentWrite, Documents, Enlisted, InlineProjection, Progress, Raise, Roster,
+    Seat, Slot, Step, Target, Turn, TurnRefusal, owner,
 };
 
 use chrono::{DateTime, Utc};
@@ -108,7 +108,7 @@ impl Shelf {
         self.letters.erase(stream);
     }
 
-    fn commit(
+    pub(crate) fn commit(
         &mut self,
         writes: Vec<DocumentWrite>,
         erased: &[StreamId],
@@ -268,6 +268,35 @@ impl Shelf {
             .get(&key.key)
             .map(|document| document.body.clone())
     }
+
+    fn list(&self, list: &DocumentList) -> Vec<DocumentRow> {
+        let collection = self.collections.get(&list.collection);
+        collection
+            .map(|collection| collection.list(list))
+            .unwrap_or_default()
+    }
+
+    /// The owner of a document.
+    pub(crate) fn owner(&self, collection: &str, key: &str) -> Option<&StreamId> {
+        let document = self.collections.get(collection)?.documents.get(key)?;
+        document.owner.as_ref()
+    }
+}
+
+/// Stores what a batch of a projection wrote, for a log that is as it shall be.
+pub(crate) fn commit(
+    state: &mut State,
+    writes: Vec<DocumentWrite>,
+    step: &Step,
+) -> Result<(), CommitError> {
+    let owners = writes.iter().filter_map(DocumentWrite::owner);
+    let erased: Vec<_> = owners
+        .filter(|owner| state.log.is_erased(owner))
+        .cloned()
+        .collect();
+    let State { log, documents } = state;
+    let is_erased = |letter: &DeadLetter| log.is_erased_event(letter.position);
+    documents.commit(writes, &erased, step, is_erased)
 }
 
 #[async_trait]
@@ -291,12 +320,7 @@ impl DocumentStore for MemoryStore {
     }
 
     async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
-        Ok(self.with(|state| {
-            let collection = state.documents.collections.get(&list.collection);
-            collection
-                .map(|collection| collection.list(list))
-                .unwrap_or_default()
-        }))
+        Ok(self.with(|state| state.documents.list(list)))
     }
 
     async fn commit_documents(
@@ -304,16 +328,14 @@ impl DocumentStore for MemoryStore {
         writes: Vec<DocumentWrite>,
         step: &Step,
     ) -> Result<(), CommitError> {
-        self.with(|state| {
-            let owners = writes.iter().filter_map(DocumentWrite::owner);
-            let erased: Vec<_> = owners
-                .filter(|owner| state.log.is_erased(owner))
-                .cloned()
-                .collect();
-            let State { log, documents } = state;
-            let is_erased = |letter: &DeadLetter| log.is_erased_event(letter.position);
-            documents.commit(writes, &erased, step, is_erased)
-        })
+        self.with(|state| commit(state, writes, step))
+    }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        Ok(self.0.inlines.enlist(projection))
     }
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {

@@ -20,7 +20,7 @@ impl Letters {
         letters.into_iter().flat_map(BTreeMap::values)
     }
 
-    fn parked(&self, projection: &str) -> BTreeSet<&str> {
+    pub(crate) fn parked(&self, projection: &str) -> BTreeSet<&str> {
         let parked = self.of(projection).filter(|letter| letter.parked);
         parked.map(|letter| letter.key.as_str()).collect()
     }

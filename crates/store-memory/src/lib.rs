@@ -20,6 +20,7 @@
 
 mod control;
 mod documents;
+mod inline;
 mod letters;
 mod log;
 mod snapshots;
@@ -35,7 +36,8 @@ use backstory_event::{
     Append, Appended, Clock, EventQuery, EventStore, Limits, Page, Position, StoreError,
     StreamPage, StreamQuery, SystemClock,
 };
-use backstory_store_kit::Tail;
+use backstory_projection::{Documents, InlineProjection, Inlines};
+use backstory_store_kit::{Decision, Tail};
 
 /// Options of a [`MemoryStore`].
 #[derive(Debug, Clone)]
@@ -87,6 +89,9 @@ struct Inner {
     state: Mutex<State>,
     snapshots: snapshots::Snapshots,
     tail: Tail,
+    inlines: Inlines<InlineProjection<Documents>>,
+    // Whose turn it is to append, while projections run inside appends.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// Everything that an append, an erasure or a batch of a projection changes together.
@@ -109,7 +114,27 @@ impl MemoryStore {
             state: Mutex::default(),
             snapshots: snapshots::Snapshots::default(),
             tail: Tail::new(Position::START),
+            inlines: Inlines::default(),
+            turn: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// Stores an append by itself.
+    fn store(&self, append: &Append) -> Result<Appended, StoreError> {
+        let now = self.0.options.clock.now();
+        self.with(|state| {
+            let decision = state.log.decide(append, now);
+            self.apply(state, decision)
+        })
+    }
+
+    fn apply(&self, state: &mut State, decision: Decision) -> Result<Appended, StoreError> {
+        let (outcome, erased) = state.log.apply(decision);
+        for stream in &erased {
+            state.documents.erase(stream);
+            self.0.snapshots.erase(stream);
+        }
+        outcome
     }
 
     /// Works with the state. A panic elsewhere cannot leave it half-changed: every change is
@@ -137,15 +162,10 @@ impl fmt::Debug for MemoryStore {
 impl EventStore for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended, StoreError> {
         append.validate(&self.0.options.limits)?;
-        let now = self.0.options.clock.now();
-        let receipt = self.with(|state| {
-            let (outcome, erased) = state.log.append(&append, now);
-            for stream in &erased {
-                state.documents.erase(stream);
-                self.0.snapshots.erase(stream);
-            }
-            outcome
-        })?;
+        let receipt = match self.0.inlines.is_empty() {
+            true => self.store(&append)?,
+            false => self.append_inline(&append).await?,
+        };
         self.0.tail.advance(receipt.position());
         Ok(receipt)
     }

@@ -7,7 +7,7 @@ use backstory_event::{
     StoreError, StreamCursor, StreamId, StreamPage, StreamQuery, StreamState, StreamVersion,
 };
 use backstory_store_kit::{
-    ConditionHit, Facts, Needs, Scan, StoredEvent, StreamRow, decide, scrub,
+    ConditionHit, Decision, Facts, Needs, Scan, StoredEvent, StreamRow, decide, scrub,
 };
 use chrono::{DateTime, Utc};
 
@@ -35,13 +35,15 @@ impl Log {
         self.events.get(index)
     }
 
+    pub(crate) fn decide(&self, append: &Append, now: DateTime<Utc>) -> Decision {
+        decide([append], self.facts(append), now)
+    }
+
     /// The answer, and the streams whose documents and snapshots go.
-    pub(crate) fn append(
+    pub(crate) fn apply(
         &mut self,
-        append: &Append,
-        now: DateTime<Utc>,
+        decision: Decision,
     ) -> (Result<Appended, StoreError>, Vec<StreamId>) {
-        let decision = decide([append], self.facts(append), now);
         for stream in &decision.erased {
             self.erase(stream, decision.recorded_at);
         }

@@ -133,7 +133,10 @@ impl LookupStore for MemoryStore {
         let now = self.0.options.clock.now();
         // One by one, but nobody comes in between.
         let outcomes = self.with(|state| {
-            let outcomes = appends.iter().map(|append| state.log.append(append, now).0);
+            let outcomes = appends.iter().map(|append| {
+                let decision = state.log.decide(append, now);
+                state.log.apply(decision).0
+            });
             let kinds = outcomes.map(|outcome| outcome.map_err(StoreError::into_kind));
             kinds.collect()
         });

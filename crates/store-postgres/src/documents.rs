@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
-    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Progress,
-    Step, Target, Turn, owner,
+    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
+    Enlisted, InlineProjection, Progress, Step, Target, Turn, owner,
 };
 use sqlx::{AssertSqlSafe, Error, PgConnection, QueryBuilder, Row, postgres::PgRow, raw_sql};
 
@@ -19,6 +19,7 @@ use crate::{
     session::{Lease, retry},
     sql::Statements,
     turn::Model,
+    writer::Inline,
 };
 
 /// The writes of a commit, sorted by key, so that two commits lock rows in the same order.
@@ -142,30 +143,14 @@ fn behind_prefix(prefix: &str) -> Option<String> {
 impl PostgresStore {
     async fn documents(&self, keys: &[DocumentKey]) -> Result<Vec<Option<Payload>>, Error> {
         let mut lease = Lease::of(self.pool()).await?;
-        let rows = sqlx::query(self.sql().get_documents.text())
-            .bind(column(keys, |key| key.collection.as_str()))
-            .bind(column(keys, |key| key.key.as_str()))
-            .fetch_all(&mut *lease)
-            .await;
-        let rows = lease.done_with(rows).await?;
-        let mut found = vec![None; keys.len()];
-        for row in rows {
-            let number: i64 = row.try_get(0)?;
-            let body: &str = row.try_get(1)?;
-            let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-            if let Some(place) = found.get_mut(index) {
-                *place = Some(Payload::stored(body));
-            }
-        }
-        Ok(found)
+        let found = get_documents(&mut lease, self.sql(), keys).await;
+        lease.done_with(found).await
     }
 
     async fn document_page(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, Error> {
-        let mut sql = list_statement(self.schema(), list);
         let mut lease = Lease::of(self.pool()).await?;
-        let rows = sql.build().fetch_all(&mut *lease).await;
-        let rows = lease.done_with(rows).await?;
-        rows.iter().map(document_row).collect()
+        let rows = list_documents(&mut lease, self.schema(), list).await;
+        lease.done_with(rows).await
     }
 
     async fn commit_writes(
@@ -189,15 +174,59 @@ impl PostgresStore {
                 .execute(work.connection())
                 .await?;
         }
-        let owners = writes.iter().filter_map(DocumentWrite::owner);
-        // Together with those of the letters, in one order.
-        let owners = owners.chain(letters::streams(step)).collect();
-        let erased = erased_owners(work.connection(), sql, owners).await?;
-        let writes = Writes::living(writes, &erased);
-        writes.flush(work.connection(), sql, projection).await?;
-        letters::write(work.connection(), sql, step).await?;
+        write_documents(work.connection(), sql, writes, step).await?;
         work.commit().await.map(Ok)
     }
+}
+
+/// The documents with these keys.
+pub(crate) async fn get_documents(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    keys: &[DocumentKey],
+) -> Result<Vec<Option<Payload>>, Error> {
+    let rows = sqlx::query(sql.get_documents.text())
+        .bind(column(keys, |key| key.collection.as_str()))
+        .bind(column(keys, |key| key.key.as_str()))
+        .fetch_all(connection)
+        .await?;
+    let mut found = vec![None; keys.len()];
+    for row in rows {
+        let number: i64 = row.try_get(0)?;
+        let body: &str = row.try_get(1)?;
+        let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
+        if let Some(place) = found.get_mut(index) {
+            *place = Some(Payload::stored(body));
+        }
+    }
+    Ok(found)
+}
+
+/// One page of documents.
+pub(crate) async fn list_documents(
+    connection: &mut PgConnection,
+    schema: &crate::schema::Schema,
+    list: &DocumentList,
+) -> Result<Vec<DocumentRow>, Error> {
+    let mut sql = list_statement(schema, list);
+    let rows = sql.build().fetch_all(connection).await?;
+    rows.iter().map(document_row).collect()
+}
+
+/// Writes documents and letters, once the step itself is made.
+pub(crate) async fn write_documents(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    writes: &[DocumentWrite],
+    step: &Step,
+) -> Result<(), Error> {
+    let owners = writes.iter().filter_map(DocumentWrite::owner);
+    // Together with those of the letters, in one order.
+    let owners = owners.chain(letters::streams(step)).collect();
+    let erased = erased_owners(connection, sql, owners).await?;
+    let writes = Writes::living(writes, &erased);
+    writes.flush(connection, sql, &step.from.projection).await?;
+    letters::write(connection, sql, step).await
 }
 
 /// Which owners of documents or letters are erased. Their rows stay locked: an erasure that comes
@@ -320,6 +349,14 @@ impl DocumentStore for PostgresStore {
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
         self.turn_model(turn, Model::Collections).await
+    }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        self.check_open()?;
+        Ok(self.inlines().enlist(Inline::Documents(projection)))
     }
 }
 

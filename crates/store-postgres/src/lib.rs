@@ -105,6 +105,7 @@ use backstory_event::{
     Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StoreErrorKind,
     StreamPage, StreamQuery,
 };
+use backstory_projection::Inlines;
 use backstory_store_kit::{BatchReader, Coalescer, CoalescerOptions, Tail, Writer};
 pub use backstory_store_kit::{Conflicts, Distribution, Refusals, WriterOptions, WriterStats};
 pub use health::{
@@ -136,7 +137,7 @@ use crate::{
     sql::Statements,
     statement::Server,
     tail::{Watch, Watcher},
-    writer::PostgresWriter,
+    writer::{Inline, PostgresWriter},
 };
 
 /// A store in a schema of a Postgres database. Clones share it; it ends with the last one.
@@ -162,6 +163,7 @@ struct Inner {
     listener: Arc<Listener>,
     ahead: Coalescer<AheadReader>,
     database: String,
+    inlines: Inlines<Inline>,
 }
 
 impl PostgresStore {
@@ -240,12 +242,15 @@ impl PostgresStore {
             connect.get_port(),
             connect.get_database().unwrap_or(connect.get_username()),
         );
+        let inlines = Inlines::default();
         let writer = PostgresWriter::new(
             connect.clone(),
             sql.clone(),
             options.clone(),
             tail.clone(),
             session,
+            schema.clone(),
+            inlines.clone(),
         );
         let writer = Writer::spawn(writer, options.writer);
         let listener = Arc::new(Listener::new(options.wake));
@@ -309,6 +314,7 @@ impl PostgresStore {
             listener,
             ahead,
             database,
+            inlines,
         })))
     }
 
@@ -384,6 +390,10 @@ impl PostgresStore {
 
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
+    }
+
+    pub(crate) fn inlines(&self) -> &Inlines<Inline> {
+        &self.0.inlines
     }
 }
 

@@ -5,7 +5,8 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Checkpoints, CommitError, Host, LetterWrite, Progress, Slot, Step, Target, Turn, Unit,
+    Checkpoints, CommitError, Enlisted, Host, InlineProjection, LetterWrite, Progress, Slot, Step,
+    Target, Turn, Unit,
 };
 use sqlx::{AssertSqlSafe, Error, PgConnection, Row, postgres::PgRow, raw_sql};
 use tracing::Instrument;
@@ -19,6 +20,7 @@ use crate::{
     sql::Statements,
     tables,
     turn::{self, Model},
+    writer::Inline,
 };
 
 /// A transaction of a projection; one that the user begins inside becomes a savepoint. Dropped before its end the connection is closed: the server
@@ -51,29 +53,38 @@ impl Work {
 
     /// Moves the progress of a projection, in its own statement: false when somebody else did.
     pub(crate) async fn step(&mut self, sql: &Statements, step: &Step) -> Result<bool, Error> {
-        let (from, to) = (&step.from, step.result());
-        // Nobody has a row before its first step.
-        let statement = if *from == Progress::start(&*from.projection) {
-            &sql.first_step
-        } else {
-            &sql.step
-        };
-        let moved = sqlx::query(statement.text())
-            .bind(&from.projection)
-            .bind(to.checkpoint.position.get())
-            .bind(to.checkpoint.event_id.as_uuid())
-            .bind(to.epoch)
-            .bind(from.checkpoint.position.get())
-            .bind(from.checkpoint.event_id.as_uuid())
-            .bind(from.epoch)
-            .execute(self.connection())
-            .await?;
-        let moved = moved.rows_affected() == 1;
-        if moved {
-            turn::change_siblings(self.connection(), sql, step).await?;
-        }
-        Ok(moved)
+        advance(self.connection(), sql, step).await
     }
+}
+
+/// Moves the progress of a projection: false when somebody else did.
+pub(crate) async fn advance(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    step: &Step,
+) -> Result<bool, Error> {
+    let (from, to) = (&step.from, step.result());
+    // Nobody has a row before its first step.
+    let statement = if *from == Progress::start(&*from.projection) {
+        &sql.first_step
+    } else {
+        &sql.step
+    };
+    let moved = sqlx::query(statement.text())
+        .bind(&from.projection)
+        .bind(to.checkpoint.position.get())
+        .bind(to.checkpoint.event_id.as_uuid())
+        .bind(to.epoch)
+        .bind(from.checkpoint.position.get())
+        .bind(from.checkpoint.event_id.as_uuid())
+        .bind(from.epoch)
+        .execute(&mut *connection)
+        .await?;
+    let moved = moved.rows_affected() == 1;
+    if moved {
+        turn::change_siblings(connection, sql, step).await?;
+    }
+    Ok(moved)
 }
 
 /// The error that a projection was moved meanwhile.
@@ -134,6 +145,11 @@ struct SqlUnit {
 
 #[async_trait]
 impl Host<PgConnection> for PostgresStore {
+    fn enlist(&self, projection: InlineProjection<PgConnection>) -> Result<Enlisted, StoreError> {
+        self.check_open()?;
+        Ok(self.inlines().enlist(Inline::Sql(projection)))
+    }
+
     /// Begins a transaction on a connection of the pool. When the process freezes in it, the
     /// server ends it after the [idle timeout](crate::PostgresOptions::with_projection_idle_timeout).
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<PgConnection>>, StoreError> {

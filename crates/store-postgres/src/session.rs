@@ -119,6 +119,48 @@ impl Session {
         Ok(())
     }
 
+    /// As [`Self::begin`], and the driver knows of it: a transaction that somebody begins inside is
+    /// a savepoint.
+    pub(crate) async fn begin_outer(&mut self, statements: &str) -> Result<(), Error> {
+        let statements = AssertSqlSafe(self.pooler.begin(statements)).into_sql_str();
+        PgTransactionManager::begin(&mut self.connection, Some(statements)).await?;
+        if self.pooler.is_used() {
+            let row = raw_sql(BACKEND).fetch_one(&mut self.connection).await?;
+            self.backend = Some(Backend {
+                pid: row.try_get(0)?,
+                started: row.try_get(1)?,
+                transaction: row.try_get(2)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Forgets what others prepared in the transaction, as long as it lasts.
+    pub(crate) async fn forget(&mut self) -> Result<(), Error> {
+        match self.pooler.is_used() {
+            true => pooler::forget(&mut self.connection).await,
+            false => Ok(()),
+        }
+    }
+
+    /// True when nobody has left a savepoint open.
+    pub(crate) fn is_outermost(&self) -> bool {
+        PgTransactionManager::get_transaction_depth(&self.connection) == 1
+    }
+
+    /// Commits what [`Self::begin_outer`] began.
+    pub(crate) async fn commit(&mut self) -> Result<(), Error> {
+        PgTransactionManager::commit(&mut self.connection).await
+    }
+
+    /// Rolls back what [`Self::begin_outer`] began, with all savepoints inside.
+    pub(crate) async fn roll_back(&mut self) -> Result<(), Error> {
+        while PgTransactionManager::get_transaction_depth(&self.connection) > 0 {
+            PgTransactionManager::rollback(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
     /// Makes sure that a backend which we lost has ended, or our transaction on it: it can then
     /// neither commit nor hold a lock.
     pub(crate) async fn end(&mut self, lost: &Backend, limit: Duration) -> Result<(), Error> {

@@ -363,6 +363,19 @@ statements! {
 
     settle = concat!("SELECT ", settings!());
 
+    // Where inline projections are: progress, pause, and whether there may be parked keys.
+    inline_places = "SELECT q.name, coalesce(t.position, 0), \
+          coalesce(t.event_id, '00000000-0000-0000-0000-000000000000'), coalesce(t.epoch, 0), \
+          coalesce(p.paused, false), d.projection IS NOT NULL \
+        FROM unnest($1::text[]) AS q(name) \
+        LEFT JOIN LATERAL (SELECT * FROM {s}.progress t WHERE t.projection = q.name LIMIT 1) t ON true \
+        LEFT JOIN LATERAL (SELECT p.paused FROM {s}.projection p WHERE p.name = q.name LIMIT 1) p ON true \
+        LEFT JOIN LATERAL (SELECT d.projection FROM {s}.dead_letter d WHERE d.projection = q.name LIMIT 1) d ON true";
+
+    // The statements of the user are planned as in any session.
+    unsettle = "SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT; \
+        SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL jit TO DEFAULT";
+
     // The first step of a projection: its row may not be there yet.
     first_step = "INSERT INTO {s}.progress AS t (projection, position, event_id, epoch) \
         VALUES ($1, $2, $3, $4) ON CONFLICT (projection) DO UPDATE \

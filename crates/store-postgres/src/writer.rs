@@ -4,10 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backstory_event::{Append, EventId, Position, StoreError, StoreErrorKind};
+use backstory_projection::Inlines;
 use backstory_store_kit::{BatchWriter, Histogram, Tail, WriteFailure};
 use sqlx::{Error, postgres::PgConnectOptions, raw_sql};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
+
+mod inline;
+
+pub(crate) use inline::Inline;
 
 use crate::{
     PostgresOptions, Wake,
@@ -15,6 +20,7 @@ use crate::{
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
     guess::{Guess, Terms, Versions},
     holder::lock_holder,
+    schema::Schema,
     session::{Backend, Session, jitter},
     sql::Statements,
 };
@@ -39,6 +45,8 @@ pub(crate) struct PostgresWriter {
     collided: bool,
     versions: Versions,
     lock_wait: Arc<Histogram>,
+    schema: Schema,
+    inlines: Inlines<Inline>,
 }
 
 /// How far a batch came before it failed.
@@ -57,6 +65,8 @@ impl PostgresWriter {
         options: PostgresOptions,
         tail: Tail,
         session: Session,
+        schema: Schema,
+        inlines: Inlines<Inline>,
     ) -> Self {
         Self {
             connect,
@@ -70,6 +80,8 @@ impl PostgresWriter {
             collided: false,
             versions: Versions::default(),
             lock_wait: Arc::default(),
+            schema,
+            inlines,
         }
     }
 
@@ -282,8 +294,16 @@ impl BatchWriter for PostgresWriter {
         Some(self.lock_wait.clone())
     }
 
+    fn is_apart(&self, append: &Append) -> bool {
+        !self.inlines.wanting(std::iter::once(append)).is_empty()
+    }
+
     async fn write(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {
         let span = tracing::debug_span!("backstory.postgres.batch", appends = batch.len());
+        let wanting = self.inlines.wanting(batch.iter().map(Arc::as_ref));
+        if !wanting.is_empty() {
+            return self.attempt_inline(batch, &wanting).instrument(span).await;
+        }
         self.attempt(batch).instrument(span).await
     }
 }

@@ -7,6 +7,7 @@ use backstory_event::{
     Append, Appended, Clock, EventId, Position, StoreError, StoreErrorKind, StreamId, StreamState,
     StreamVersion, SystemClock, Tag,
 };
+use backstory_projection::Inlines;
 use backstory_store_kit::{
     BatchWriter, ConditionHit, Decision, EventRow, Facts, Histogram, Needs, StoredEvent, StreamRow,
     Tail, WriteFailure, decide,
@@ -22,7 +23,8 @@ use crate::{
     bind::{json, pair},
     error::{Failure, corrupt, is_uncertain, store_error},
     filter::{Bounds, first_match},
-    lock::WriteLock,
+    inline::Inline,
+    lock::{WriteLock, WriteTransaction},
     values,
 };
 
@@ -38,12 +40,17 @@ pub(crate) struct Batches {
     pub(crate) tail: Tail,
     pub(crate) path: PathBuf,
     pub(crate) lock_wait: Arc<Histogram>,
+    pub(crate) inlines: Inlines<Inline>,
 }
 
 #[async_trait]
 impl BatchWriter for Batches {
     fn lock_wait(&self) -> Option<Arc<Histogram>> {
         Some(self.lock_wait.clone())
+    }
+
+    fn is_apart(&self, append: &Append) -> bool {
+        !self.inlines.wanting(std::iter::once(append)).is_empty()
     }
 
     async fn write(
@@ -66,6 +73,10 @@ impl Batches {
         let transaction = self.lock.begin(patience).await;
         self.lock_wait.record_time(begun.elapsed());
         let mut transaction = transaction.map_err(not_stored)?;
+        let wanting = self.inlines.wanting(batch.iter().map(Arc::as_ref));
+        if !wanting.is_empty() {
+            return self.store_inline(transaction, batch, &wanting).await;
+        }
         let decision = match run(&mut transaction, batch).await {
             Ok(decision) => decision,
             Err(failure) => return Err(not_stored(failure.at(&self.path))),
@@ -76,10 +87,20 @@ impl Batches {
             return Ok(decision.outcomes);
         };
         let head = last.recorded.position;
+        self.commit(transaction, head).await?;
+        Ok(decision.outcomes)
+    }
+
+    /// Commits a batch after which the log ends there.
+    pub(crate) async fn commit(
+        &self,
+        transaction: WriteTransaction,
+        head: Position,
+    ) -> Result<(), WriteFailure> {
         match transaction.commit().await {
             Ok(()) => {
                 self.tail.advance(head);
-                Ok(decision.outcomes)
+                Ok(())
             }
             Err(error) if is_uncertain(&error) => {
                 Err(WriteFailure::Lost(store_error(&self.path, error)))
@@ -90,7 +111,7 @@ impl Batches {
 }
 
 /// Whether the same batch may pass later, after an error that surely stored nothing.
-fn not_stored(error: StoreError) -> WriteFailure {
+pub(crate) fn not_stored(error: StoreError) -> WriteFailure {
     match error.kind() {
         StoreErrorKind::Unavailable { .. } => WriteFailure::Retry(error),
         _ => WriteFailure::Refused(error),

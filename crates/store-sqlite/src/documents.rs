@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
-    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Progress,
-    Step, Target, Turn, owner,
+    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
+    Enlisted, InlineProjection, Progress, Step, Target, Turn, owner,
 };
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
@@ -12,6 +12,7 @@ use crate::{
     SqliteStore,
     bind::{json, pair},
     error::Failure,
+    inline::Inline,
     letters,
     progress::{advance, fenced},
 };
@@ -58,9 +59,17 @@ impl DocumentStore for SqliteStore {
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
         self.turn(turn).await
     }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        self.check_open()?;
+        Ok(self.0.inlines.enlist(Inline::Documents(projection)))
+    }
 }
 
-async fn get(
+pub(crate) async fn get(
     connection: &mut SqliteConnection,
     keys: &[DocumentKey],
 ) -> Result<Vec<Option<Payload>>, Failure> {
@@ -83,7 +92,7 @@ async fn get(
     Ok(found)
 }
 
-async fn list(
+pub(crate) async fn list(
     connection: &mut SqliteConnection,
     query: &DocumentList,
 ) -> Result<Vec<DocumentRow>, Failure> {
@@ -223,7 +232,7 @@ async fn living(
     Ok(writes.map(|write| write.without(&erased)).collect())
 }
 
-async fn write(
+pub(crate) async fn write(
     connection: &mut SqliteConnection,
     writes: &[DocumentWrite],
     step: &Step,

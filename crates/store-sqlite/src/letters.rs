@@ -41,7 +41,7 @@ const COUNT: &str = "
 SELECT count(*), count(DISTINCT CASE WHEN parked THEN key END)
 FROM backstory_dead_letter WHERE projection = ?1";
 
-const PARKED: &str = "
+pub(crate) const PARKED: &str = "
 SELECT value FROM json_each(?2) w
 WHERE EXISTS (
     SELECT 1 FROM backstory_dead_letter

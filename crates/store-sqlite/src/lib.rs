@@ -43,6 +43,7 @@ mod control;
 mod documents;
 mod error;
 mod filter;
+mod inline;
 mod letters;
 mod lock;
 mod options;
@@ -60,6 +61,7 @@ use async_trait::async_trait;
 use backstory_event::{
     Append, Appended, EventQuery, EventStore, Page, Position, StoreError, StreamPage, StreamQuery,
 };
+use backstory_projection::Inlines;
 use backstory_store_kit::{Tail, Writer};
 use sqlx::{
     ConnectOptions, Connection, Sqlite, SqlitePool, pool::PoolConnection, sqlite::SqlitePoolOptions,
@@ -74,6 +76,7 @@ pub use sqlx::sqlite::{SqliteConnection, SqliteSynchronous};
 use crate::{
     append::Batches,
     error::Failure,
+    inline::Inline,
     lock::{WriteLock, WriteTransaction, closed},
     options::Location,
     watch::Watch,
@@ -91,6 +94,7 @@ struct Inner {
     readers: SqlitePool,
     tail: Tail,
     watch: Watch,
+    inlines: Inlines<Inline>,
 }
 
 impl SqliteStore {
@@ -130,11 +134,13 @@ impl SqliteStore {
         };
         let lock = WriteLock::new(location.clone());
         let tail = Tail::new(head);
+        let inlines = Inlines::default();
         let batches = Batches {
             lock: lock.clone(),
             tail: tail.clone(),
             path: location.path.clone(),
             lock_wait: Arc::default(),
+            inlines: inlines.clone(),
         };
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)
@@ -151,6 +157,7 @@ impl SqliteStore {
             lock,
             readers,
             tail,
+            inlines,
         })))
     }
 

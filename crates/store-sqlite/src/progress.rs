@@ -5,11 +5,12 @@ use std::error::Error;
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Checkpoints, CommitError, Host, LetterWrite, Progress, Step, Target, Unit,
+    Checkpoints, CommitError, Enlisted, Host, InlineProjection, LetterWrite, Progress, Step,
+    Target, Unit,
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{SqliteStore, error::is_outage, letters, lock::WriteTransaction, turn};
+use crate::{SqliteStore, error::is_outage, inline::Inline, letters, lock::WriteTransaction, turn};
 
 #[async_trait]
 impl Checkpoints for SqliteStore {
@@ -100,6 +101,14 @@ pub(crate) fn fenced(step: &Step) -> CommitError {
 /// no other process. Keep it short, and append nothing from within.
 #[async_trait]
 impl Host<SqliteConnection> for SqliteStore {
+    fn enlist(
+        &self,
+        projection: InlineProjection<SqliteConnection>,
+    ) -> Result<Enlisted, StoreError> {
+        self.check_open()?;
+        Ok(self.0.inlines.enlist(Inline::Sql(projection)))
+    }
+
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<SqliteConnection>>, StoreError> {
         let transaction = SqliteStore::begin(self).await?;
         Ok(Box::new(SqlUnit {

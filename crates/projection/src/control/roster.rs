@@ -183,6 +183,11 @@ impl Roster {
             .collect()
     }
 
+    /// True when the projection is to rest.
+    pub fn is_paused(&self, projection: &str) -> bool {
+        self.rows.get(projection).is_some_and(|row| row.paused)
+    }
+
     /// See [`Control::leave`](super::Control::leave).
     pub fn leave(&mut self, owner: Uuid) {
         self.replicas.retain(|(_, of), _| *of != owner);

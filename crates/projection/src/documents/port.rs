@@ -5,7 +5,10 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 
-use crate::{CommitError, Progress, Step, Turn};
+use crate::{
+    CommitError, Documents, Progress, Step, Turn,
+    inline::{Enlisted, InlineProjection, unsupported},
+};
 
 /// A document's place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +132,17 @@ pub trait DocumentStore: Debug + Send + Sync + 'static {
     /// What [`Turn::plan`] says; `Refused` also when a collection would take the name of one that belongs to
     /// another projection.
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError>;
+
+    /// Runs a projection inside the appends of this store's handles, until the answer is dropped.
+    ///
+    /// # Errors
+    /// `Config` when the store cannot, as by default.
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        Err(unsupported(projection.terms().name()).into())
+    }
 }
 
 #[async_trait]
@@ -154,5 +168,12 @@ impl<T: DocumentStore + ?Sized> DocumentStore for Arc<T> {
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
         (**self).turn_documents(turn).await
+    }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        (**self).enlist_documents(projection)
     }
 }

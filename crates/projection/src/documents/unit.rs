@@ -11,7 +11,10 @@ use super::{
     DocumentWrite, List, index,
     reader::{decode, place},
 };
-use crate::{CommitError, Host, LetterWrite, Progress, Slot, Step, Target, Turn, Unit};
+use crate::{
+    CommitError, Host, LetterWrite, Progress, Slot, Step, Target, Turn, Unit,
+    inline::{Enlisted, InlineProjection},
+};
 
 /// Keyed JSON documents: the context of a [`Projection`](crate::Projection) that needs no SQL.
 ///
@@ -383,6 +386,10 @@ impl<S: DocumentStore + Clone> Host<Documents> for S {
 
     async fn turn(&self, turn: &Turn) -> Result<Progress, CommitError> {
         self.turn_documents(turn).await
+    }
+
+    fn enlist(&self, projection: InlineProjection<Documents>) -> Result<Enlisted, StoreError> {
+        self.enlist_documents(projection)
     }
 }
 

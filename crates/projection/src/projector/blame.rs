@@ -26,7 +26,7 @@ pub(super) fn store_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a St
 
 /// True when an error says that the store is away, closed, or cannot be used as it is: any event
 /// would have failed.
-pub(super) fn is_of_the_store(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_of_the_store(error: &(dyn Error + 'static)) -> bool {
     use StoreErrorKind::{
         Closed, Config, Denied, Diverged, NotStored, NotWritable, OutcomeUnknown, Schema,
         Unavailable,

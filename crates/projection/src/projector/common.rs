@@ -16,7 +16,7 @@ use super::{
     time::Timeline,
     worker::{Nature, Worker},
 };
-use crate::{Checkpoints, DeadLetters, Schedule, Seat, engine::Engine};
+use crate::{Checkpoints, DeadLetters, Enlisted, Schedule, Seat, engine::Engine};
 
 /// Commands that wait for a projection's task.
 const COMMANDS: usize = 16;
@@ -40,6 +40,8 @@ pub(crate) struct Cast {
     pub(crate) remote: Remote,
     /// The live one, and for the first part the one that builds a new read model.
     pub(crate) tasks: Vec<Task>,
+    /// What lets its appends run it.
+    pub(crate) enlisted: Option<Enlisted>,
 }
 
 /// A task, and how others reach it.
@@ -83,6 +85,10 @@ impl Common {
         live.task.left_out = Some(left_out);
         live.task.begin_reacting().await?;
         live.task.publish(false);
+        let enlisted = match schedule.inline_terms() {
+            Some(inline) => Some(live.task.enlist(&inline)?),
+            None => None,
+        };
         let history = match &schedule.startup {
             Some(filter) => {
                 let end = live.task.end_of_history(self.head).await?.position;
@@ -140,6 +146,7 @@ impl Common {
                 beside,
             },
             tasks,
+            enlisted,
         })
     }
 
@@ -203,6 +210,7 @@ impl Common {
             pulse: Arc::clone(&self.pulse),
             closing: self.closing.clone(),
             other,
+            inline: None,
         };
         task.take_place();
         task.find_start();

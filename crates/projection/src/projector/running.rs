@@ -1,6 +1,11 @@
 //! A projector at work.
 
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use backstory_event::{Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt, Position};
 use futures::future::{join_all, try_join_all};
@@ -19,7 +24,8 @@ use super::{
 };
 
 use crate::{
-    Control, DeadLetters, Done, LetterQuery, Operator, OperatorError, OrderKind, Start, owner,
+    Control, DeadLetters, Done, Enlisted, LetterQuery, Operator, OperatorError, OrderKind, Start,
+    owner,
 };
 
 /// What a shutdown left behind: see [`RunningProjector::shutdown`].
@@ -43,6 +49,8 @@ pub struct RunningProjector {
     pub(crate) control: Arc<dyn Control>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) tasks: Vec<AbortHandle>,
+    /// What appends run: until the end.
+    pub(crate) enlisted: Mutex<Vec<Enlisted>>,
     pub(crate) options: ProjectorOptions,
 }
 
@@ -285,6 +293,9 @@ impl RunningProjector {
             self.leaving.closed().await;
         });
         let in_time = finished.await.is_ok();
+        let mut enlisted = self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        enlisted.clear();
+        drop(enlisted);
         let late: Vec<_> = self
             .remotes
             .iter()

@@ -61,6 +61,13 @@ impl Source {
         self.proved = None;
     }
 
+    /// Continues behind an event that is surely in the log, if it was not that far.
+    pub(crate) fn skip(&mut self, to: Checkpoint) {
+        if to.position > self.scanned.position {
+            self.scanned = to;
+        }
+    }
+
     /// Trusts nothing that was read before: after a failure.
     pub(crate) fn doubt(&mut self) {
         self.proved = None;

@@ -14,6 +14,7 @@ use super::{
     blame,
     board::{Command, Mode, Snapshot, Waiters},
     error::{Elsewhere, SharedError, chain},
+    inlined::{self, News},
     rebuild::Other,
     source::Source,
     start,
@@ -61,6 +62,8 @@ pub(crate) struct Task {
     /// The end of the log when the projector is to shut down.
     pub(crate) closing: watch::Receiver<Option<Position>>,
     pub(crate) other: Other,
+    /// Where appends have taken it, when it is inline.
+    pub(crate) inline: Option<News>,
 }
 
 impl Task {
@@ -108,6 +111,7 @@ impl Task {
             }
             Some(command) = self.commands.recv() => self.obey(command).await,
             () = self.waiters.changed() => {}
+            () = inlined::changed(&mut self.inline) => self.follow_appends(),
             () = self.time.sleep_until(until.unwrap_or_default()), if until.is_some() => {}
             filled = self.source.fill(room), if room > 0 => match filled {
                 Ok(events) => self.take_in(events),
@@ -202,6 +206,7 @@ impl Task {
     }
 
     async fn reload(&mut self) {
+        self.engine.saw(self.source.head());
         match self.begin().await {
             Ok(None) => self.now = None,
             // The rebuild has ended: somebody else has swapped or aborted it.
@@ -393,7 +398,7 @@ impl Task {
 }
 
 /// The bytes of the events' payloads.
-fn bytes(events: &[RecordedEvent]) -> usize {
+pub(super) fn bytes(events: &[RecordedEvent]) -> usize {
     let sizes = events.iter().map(|event| event.payload().as_str().len());
     sizes.sum()
 }

@@ -10,6 +10,7 @@ use backstory_event::{
 };
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
+use tokio::sync::watch;
 
 use super::{
     blame::is_of_the_store,
@@ -17,13 +18,18 @@ use super::{
 };
 use crate::{
     CommitError, Host, LetterWrite, NotResettable, OnFailure, Part, Progress, Projection, Slot,
-    Step, Target, Turn, TurnKind, owner,
+    Step, Target, Turn, TurnKind,
+    inline::{Enlisted, InlineProjection, InlineTerms, Moved, unsupported},
+    owner,
+    schedule::Inline,
 };
 
+mod inlined;
 mod jobs;
 mod reactors;
 mod sorting;
 
+use inlined::Inlined;
 pub(crate) use jobs::JobWorker;
 pub(crate) use reactors::ReactorWorker;
 use sorting::sort_out;
@@ -175,6 +181,12 @@ pub(crate) trait Worker: Send + Sync {
 
     /// Stores a place in the log under a name that is free: see [`super::mark`].
     async fn mark(&self, mark: &Progress, at: Checkpoint) -> Result<(), BatchError>;
+
+    /// Lets the store run the projection inside its appends, until the answer is dropped.
+    fn enlist(&self, inline: &Inline, news: watch::Sender<Moved>) -> Result<Enlisted, StoreError> {
+        let _ = (inline, news);
+        Err(unsupported(self.name()).into())
+    }
 }
 
 pub(crate) struct Hosted<S, Cx, P> {
@@ -287,6 +299,17 @@ where
 
     async fn mark(&self, mark: &Progress, at: Checkpoint) -> Result<(), BatchError> {
         self::mark(&self.store, mark, at).await
+    }
+
+    fn enlist(&self, inline: &Inline, news: watch::Sender<Moved>) -> Result<Enlisted, StoreError> {
+        let terms = InlineTerms {
+            name: P::NAME,
+            filter: self.filter(),
+            limit: inline.limit,
+            allow_behind: inline.allow_behind,
+        };
+        let code = Arc::new(Inlined(Arc::clone(&self.projection)));
+        self.store.enlist(InlineProjection::new(terms, code, news))
     }
 }
 

@@ -10,6 +10,8 @@ use super::{
 };
 use crate::{DeadLetter, LetterWrite, Progress, Projection, Step, Target, failure::Outcome, owner};
 
+/// Why an event of a parked key is left out.
+pub(super) const WAITS: &str = "it waits for earlier events of its key";
 /// The longest key, in bytes.
 const MAX_KEY: usize = 600;
 
@@ -96,10 +98,7 @@ pub(super) fn sort_out<Cx: Send, P: Projection<Cx>>(
             |key: &str| DeadLetter::new(owner(&batch.from.projection), event, key, batch.now);
         match trouble {
             None if waits => {
-                let reason = "it waits for earlier events of its key";
-                sorted
-                    .letters
-                    .push(letter(&key).because(reason, 0).parked());
+                sorted.letters.push(letter(&key).because(WAITS, 0).parked());
             }
             None => {
                 sorted.taken += 1;

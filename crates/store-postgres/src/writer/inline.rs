@@ -1,0 +1,518 @@
+//! Batches of appends with the projections that run inside them, in one transaction.
+//!
+//! The lock of the log comes first, then what is to be known; the code of projections over
+//! documents only reads then, that of SQL projections writes. Then rows are locked in the order in
+//! which batches of projections do it, so that nobody waits for each other: rows of the user, the
+//! progress, streams, documents. Nothing is locked while others could still move a projection
+//! unseen: the step proves that nobody did.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use backstory_event::{
+    Append, Checkpoint, EventQuery, Page, Payload, Position, RecordedEvent, StoreError,
+    StoreErrorKind,
+};
+use backstory_projection::{
+    CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
+    InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite,
+    MISSING_POSITIONS, Step, Target,
+};
+use backstory_store_kit::{Decision, Scan, WriteFailure};
+use futures::TryStreamExt;
+use sqlx::{AssertSqlSafe, Error, PgConnection, Row, raw_sql};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use super::{ANSWER, Phase, PostgresWriter, STATEMENT, answered};
+use crate::{
+    append::{Outcomes, decide_batch, store},
+    decode::Decoder,
+    documents::{get_documents, list_documents, write_documents},
+    error::{breaks_connection, is_outage, sqlstate, store_error},
+    holder::lock_holder,
+    letters,
+    projections::{advance, progress},
+    read::PAGE_BYTES,
+    ring::weight,
+    schema::Schema,
+    session::Session,
+    sql::Statements,
+    statement::{Server, statement},
+};
+
+/// A projection that runs inside appends.
+#[derive(Debug, Clone)]
+pub(crate) enum Inline {
+    Documents(InlineProjection<Documents>),
+    Sql(InlineProjection<PgConnection>),
+}
+
+impl AsRef<InlineTerms> for Inline {
+    fn as_ref(&self) -> &InlineTerms {
+        match self {
+            Self::Documents(projection) => projection.terms(),
+            Self::Sql(projection) => projection.terms(),
+        }
+    }
+}
+
+impl Inline {
+    fn keys(&self, events: &[RecordedEvent]) -> Vec<String> {
+        match self {
+            Self::Documents(projection) => projection.keys(events),
+            Self::Sql(projection) => projection.keys(events),
+        }
+    }
+
+    fn moved(&self, step: &Step, events: usize) {
+        let letters = step.letters.len();
+        match self {
+            Self::Documents(projection) => projection.moved(step.result(), events, letters),
+            Self::Sql(projection) => projection.moved(step.result(), events, letters),
+        }
+    }
+}
+
+/// Why a batch was not stored.
+enum Failure {
+    /// A statement of our own failed.
+    Sql(Error),
+    /// A projection cannot follow one of the appends.
+    Guilty(StoreErrorKind),
+    /// Nothing was stored, and the same batch may pass soon.
+    Again(StoreErrorKind),
+    /// A projection was dropped while it used the connection.
+    Dropped(StoreErrorKind),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl Failure {
+    fn of(error: InlineError, terms: &InlineTerms) -> Self {
+        let kind = error.kind(terms);
+        match error {
+            InlineError::TooSlow => Self::Dropped(kind),
+            InlineError::Store(_) => Self::Again(kind),
+            InlineError::Code(error) if is_outage(&*error) => {
+                let reason = format!("inline projection `{}`: {error}", terms.name());
+                Self::Again(StoreErrorKind::Unavailable { reason })
+            }
+            InlineError::Code(_) => Self::Guilty(kind),
+        }
+    }
+}
+
+/// One projection in a batch.
+struct Run<'a> {
+    inline: &'a Inline,
+    place: InlinePlace,
+    /// The events that it is given: those that were missing, and those of the batch.
+    events: Vec<RecordedEvent>,
+    parked: HashSet<String>,
+    letters: Vec<LetterWrite>,
+    writes: Vec<DocumentWrite>,
+}
+
+/// The connection of the batch, lent to documents while a projection reads them.
+type Held = Arc<Mutex<Session>>;
+
+impl PostgresWriter {
+    /// Stores a batch with what these projections make of it.
+    pub(super) async fn attempt_inline(
+        &mut self,
+        batch: &[Arc<Append>],
+        wanting: &[Inline],
+    ) -> Result<Outcomes, WriteFailure> {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(error) => return self.failed(batch, &error, Phase::Before, None),
+        };
+        // Until it is proved to be idle again: this future may be dropped.
+        self.lost = session.backend.clone();
+        let held = Arc::new(Mutex::new(session));
+        let mut phase = Phase::Before;
+        let begun = Instant::now();
+        let result = self.run_inline(&held, batch, wanting, &mut phase).await;
+        // Nobody else has it any more, but for code that leaks its context.
+        let session = Arc::into_inner(held).map(Mutex::into_inner);
+        if let Some(session) = &session {
+            self.lost = session.backend.clone();
+        }
+        let (failure, session) = match (result, session) {
+            (Ok((outcomes, head)), session) => {
+                self.open = None;
+                self.collided = false;
+                if let Some(session) = session {
+                    self.keep(session);
+                }
+                self.tail.advance(head);
+                return Ok(outcomes);
+            }
+            // Its connection may still be at work.
+            (Err(failure @ Failure::Dropped(_)), _) => (failure, None),
+            (Err(failure), session) => (failure, session),
+        };
+        let broken = matches!(&failure, Failure::Sql(error) if breaks_connection(error));
+        let mut holder = None;
+        if let Some(mut session) = session.filter(|_| !broken)
+            && answered(Duration::from_secs(2), session.roll_back())
+                .await
+                .is_ok()
+        {
+            let state = match &failure {
+                Failure::Sql(error) => sqlstate(error),
+                _ => None,
+            };
+            if state == Some("55P03") {
+                self.lock_wait.record_time(begun.elapsed());
+                holder = lock_holder(&mut session.connection, &self.sql).await;
+            }
+            // Read-only: the server is no primary any more, another one may be.
+            if state != Some("25006") {
+                self.keep(session);
+            }
+        }
+        match failure {
+            Failure::Sql(error) => self.failed(batch, &error, phase, holder),
+            Failure::Guilty(kind) | Failure::Dropped(kind) => {
+                self.open = None;
+                Err(WriteFailure::Isolate(StoreError::new(kind)))
+            }
+            Failure::Again(kind) => Err(WriteFailure::Retry(StoreError::new(kind))),
+        }
+    }
+
+    async fn run_inline(
+        &mut self,
+        held: &Held,
+        batch: &[Arc<Append>],
+        wanting: &[Inline],
+        phase: &mut Phase,
+    ) -> Result<(Outcomes, Position), Failure> {
+        let sql = self.sql.clone();
+        let (decision, base) = {
+            let mut session = held.lock().await;
+            self.begin_inline(&mut session, wanting).await?;
+            let decide = decide_batch(&mut session.connection, &sql, batch);
+            answered(ANSWER, decide).await?
+        };
+        let events: Vec<_> = decision
+            .events
+            .iter()
+            .map(|row| RecordedEvent::new(row.recorded.clone()))
+            .collect();
+        // What is erased now must not be read and written again.
+        let erases = !decision.erased.is_empty();
+        if erases {
+            self.store_batch(held, &decision).await?;
+        }
+        let mut runs = self.runs(held, wanting, &events, base).await?;
+        project(held, &sql, &self.schema, &mut runs).await?;
+
+        let mut steps = Vec::with_capacity(runs.len());
+        if let Some(last) = events.last() {
+            let to = Target::Advance(last.checkpoint());
+            let mut session = held.lock().await;
+            for run in &mut runs {
+                let step = Step::new(run.place.progress.clone(), to)
+                    .with_letters(std::mem::take(&mut run.letters));
+                let moved = advance(&mut session.connection, &sql, &step);
+                if !answered(ANSWER, moved).await? {
+                    let reason = CommitError::Fenced {
+                        projection: step.from.projection,
+                    };
+                    let reason = reason.to_string();
+                    return Err(Failure::Again(StoreErrorKind::Unavailable { reason }));
+                }
+                steps.push(step);
+            }
+        }
+        if !erases {
+            self.store_batch(held, &decision).await?;
+        }
+        let mut session = held.lock().await;
+        for (run, step) in runs.iter().zip(&steps) {
+            let connection = &mut session.connection;
+            match run.inline {
+                Inline::Documents(_) => {
+                    let write = write_documents(connection, &sql, &run.writes, step);
+                    answered(ANSWER, write).await?;
+                }
+                Inline::Sql(_) => {
+                    answered(ANSWER, letters::write(connection, &sql, step)).await?;
+                }
+            }
+        }
+        if erases {
+            self.versions.forget();
+        } else {
+            self.versions.learn(&decision);
+            self.versions.correct(&decision.outcomes);
+        }
+        answered(ANSWER, session.forget()).await?;
+        let last = events.last().map(RecordedEvent::position);
+        if last.is_some() {
+            *phase = Phase::Commit;
+        }
+        answered(ANSWER, session.commit()).await?;
+        for (run, step) in runs.iter().zip(&steps) {
+            run.inline.moved(step, run.events.len());
+        }
+        Ok((decision.outcomes, last.unwrap_or(base)))
+    }
+
+    async fn begin_inline(
+        &mut self,
+        session: &mut Session,
+        wanting: &[Inline],
+    ) -> Result<(), Error> {
+        let limits = wanting.iter().map(|inline| inline.as_ref().limit());
+        let limit = limits.max().unwrap_or_default() + Duration::from_secs(1);
+        let lock_timeout = self.lock_timeout();
+        let begin = format!(
+            "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = {}; \
+             SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; {}",
+            self.options.append_idle_timeout.max(limit).as_millis(),
+            STATEMENT.max(limit).as_millis(),
+            lock_timeout.as_millis(),
+            self.sql.lock_append.as_str(),
+        );
+        let begun = Instant::now();
+        let lock = session.begin_outer(&begin);
+        answered(lock_timeout + Duration::from_secs(3), lock).await?;
+        self.lock_wait.record_time(begun.elapsed());
+        Ok(())
+    }
+
+    async fn store_batch(&self, held: &Held, decision: &Decision) -> Result<(), Error> {
+        let mut session = held.lock().await;
+        answered(ANSWER, store(&mut session.connection, &self.sql, decision)).await
+    }
+
+    /// What each projection has to do.
+    async fn runs<'a>(
+        &self,
+        held: &Held,
+        wanting: &'a [Inline],
+        events: &[RecordedEvent],
+        base: Position,
+    ) -> Result<Vec<Run<'a>>, Failure> {
+        let mut session = held.lock().await;
+        let connection = &mut session.connection;
+        let sql = &self.sql;
+        let mut runs = Vec::new();
+        let concerned = wanting.iter().filter_map(|inline| {
+            let wanted = inline.as_ref().wanted(events);
+            (!wanted.is_empty()).then_some((inline, wanted))
+        });
+        let concerned: Vec<_> = concerned.collect();
+        if concerned.is_empty() {
+            return Ok(runs);
+        }
+        let names: Vec<_> = concerned
+            .iter()
+            .map(|(one, _)| one.as_ref().name())
+            .collect();
+        let mut places = answered(ANSWER, places(connection, sql, &names)).await?;
+        for (inline, wanted) in concerned {
+            let terms = inline.as_ref();
+            let place = places
+                .iter()
+                .position(|place| place.progress.projection == terms.name());
+            let place = places.swap_remove(place.ok_or(Error::RowNotFound)?);
+            let mut all = match terms.plan(&place, base).map_err(Failure::Guilty)? {
+                InlinePlan::Skip => continue,
+                InlinePlan::Project => Vec::new(),
+                InlinePlan::CatchUp(query) => {
+                    let page = read(connection, &self.schema, &query);
+                    let page = answered(ANSWER, page)
+                        .await?
+                        .map_err(|error| Failure::Guilty(terms.failed(error.to_string())))?;
+                    match terms.missing(&place, page, base).map_err(Failure::Guilty)? {
+                        Some(missing) => missing,
+                        None => continue,
+                    }
+                }
+            };
+            all.extend(wanted);
+            let parked = match place.parks {
+                true => {
+                    let keys = inline.keys(&all);
+                    let parked = parked(connection, sql, terms.name(), &keys);
+                    answered(ANSWER, parked).await?
+                }
+                false => HashSet::new(),
+            };
+            runs.push(Run {
+                inline,
+                place,
+                events: all,
+                parked,
+                letters: Vec::new(),
+                writes: Vec::new(),
+            });
+        }
+        Ok(runs)
+    }
+}
+
+/// Runs the code of the projections: first that over documents, which only reads, then that with
+/// SQL, whose statements are planned as in any session.
+async fn project(
+    held: &Held,
+    sql: &Arc<Statements>,
+    schema: &Schema,
+    runs: &mut [Run<'_>],
+) -> Result<(), Failure> {
+    let mut any_sql = false;
+    for run in &mut *runs {
+        let Inline::Documents(inline) = run.inline else {
+            any_sql = true;
+            continue;
+        };
+        let inside = Inside {
+            held: held.clone(),
+            sql: sql.clone(),
+            schema: schema.clone(),
+        };
+        let mut documents = Documents::new(Arc::new(inside));
+        let projected = inline.project(&run.events, &run.parked, &mut documents);
+        let projected = projected.await;
+        run.letters = projected.map_err(|error| Failure::of(error, inline.terms()))?;
+        run.writes = documents.into_writes();
+    }
+    if !any_sql {
+        return Ok(());
+    }
+    let mut session = held.lock().await;
+    let settings = |text: &str| raw_sql(AssertSqlSafe(text.to_owned()));
+    let unsettled = settings(sql.unsettle.as_str()).execute(&mut session.connection);
+    answered(ANSWER, unsettled).await?;
+    for run in &mut *runs {
+        let Inline::Sql(inline) = run.inline else {
+            continue;
+        };
+        let terms = inline.terms();
+        let projected = inline.project(&run.events, &run.parked, &mut session.connection);
+        let projected = projected.await;
+        run.letters = projected.map_err(|error| Failure::of(error, terms))?;
+        // What it broke shows here, and not when everything is committed.
+        let check = raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut session.connection);
+        match timeout(terms.limit().max(ANSWER), check).await {
+            Ok(Ok(_)) if session.is_outermost() => {}
+            Ok(Ok(_)) => {
+                let reason = "it left a transaction open that it had begun: commit it";
+                return Err(Failure::Guilty(terms.failed(reason)));
+            }
+            Ok(Err(error)) => {
+                return Err(Failure::of(InlineError::Code(error.into()), terms));
+            }
+            Err(_) => return Err(Failure::of(InlineError::TooSlow, terms)),
+        }
+    }
+    let settled = settings(sql.settle.as_str()).execute(&mut session.connection);
+    answered(ANSWER, settled).await?;
+    Ok(())
+}
+
+async fn places(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    names: &[&str],
+) -> Result<Vec<InlinePlace>, Error> {
+    let rows = sql.inline_places.query().bind(names.to_vec());
+    let rows = rows.fetch_all(connection).await?;
+    let place = |row| {
+        Ok(InlinePlace {
+            progress: progress(row)?,
+            paused: row.try_get(4)?,
+            parks: row.try_get(5)?,
+        })
+    };
+    rows.iter().map(place).collect()
+}
+
+async fn parked(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    projection: &str,
+    keys: &[String],
+) -> Result<HashSet<String>, Error> {
+    let rows = sql.parked_keys.query().bind(projection).bind(keys);
+    let rows = rows.fetch_all(connection).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// One page of the log as the transaction sees it. One that weighs too much ends early.
+async fn read(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    query: &EventQuery,
+) -> Result<Result<Page, StoreError>, Error> {
+    let limit = query.limit.unwrap_or_default();
+    let mut sql = statement(schema, query, MISSING_POSITIONS, limit, Server::Primary);
+    let mut rows = sql.build().fetch(connection);
+    let (mut head, mut bytes, mut events) = (Position::START, 0, Vec::new());
+    let mut decoder = Decoder::default();
+    while let Some(row) = rows.try_next().await? {
+        head = Position::new(row.try_get(0)?);
+        match decoder.decode(&row) {
+            Ok(Some(event)) => {
+                bytes += weight(&event);
+                events.push(event);
+            }
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+        if bytes > PAGE_BYTES {
+            return Ok(Ok(Page {
+                events: Vec::new(),
+                checkpoint: Checkpoint::START,
+                head,
+                next: None,
+            }));
+        }
+    }
+    events.sort_by_key(RecordedEvent::position);
+    events.dedup_by_key(|event| event.position());
+    let scan = Scan::plan(query, head, MISSING_POSITIONS, limit);
+    Ok(scan.page(query, events))
+}
+
+/// Documents as the transaction of a batch sees them.
+#[derive(Debug)]
+struct Inside {
+    held: Held,
+    sql: Arc<Statements>,
+    schema: Schema,
+}
+
+#[async_trait]
+impl DocumentStore for Inside {
+    async fn get_documents(
+        &self,
+        keys: &[DocumentKey],
+    ) -> Result<Vec<Option<Payload>>, StoreError> {
+        let mut session = self.held.lock().await;
+        let found = get_documents(&mut session.connection, &self.sql, keys);
+        found.await.map_err(store_error)
+    }
+
+    async fn list_documents(&self, list: &DocumentList) -> Result<Vec<DocumentRow>, StoreError> {
+        let mut session = self.held.lock().await;
+        let found = list_documents(&mut session.connection, &self.schema, list);
+        found.await.map_err(store_error)
+    }
+
+    async fn commit_documents(&self, _: Vec<DocumentWrite>, _: &Step) -> Result<(), CommitError> {
+        // Its append commits.
+        Err(StoreError::new(StoreErrorKind::Closed).into())
+    }
+}

@@ -13,8 +13,9 @@ use backstory_event::{
 };
 use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
-    DocumentReader, DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Seat, Step, Turn,
+    DocumentReader, DocumentRow, DocumentStore, DocumentWrite, Documents, Enlisted,
+    InlineProjection, LetterCount, LetterQuery, OrderKind, OrderOutcome, Progress, ProjectionRow,
+    Seat, Step, Turn,
 };
 use uuid::Uuid;
 
@@ -309,5 +310,12 @@ impl DocumentStore for Store {
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
         self.0.turn_documents(turn).await
+    }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        self.0.enlist_documents(projection)
     }
 }

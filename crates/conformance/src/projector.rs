@@ -2,6 +2,7 @@
 
 mod delivery;
 mod failures;
+mod inline;
 mod jobs;
 pub mod ledger;
 mod lifecycle;
@@ -17,6 +18,7 @@ mod waiting;
 
 pub use delivery::*;
 pub use failures::*;
+pub use inline::*;
 pub use jobs::*;
 pub use lifecycle::*;
 pub use orders::*;
@@ -134,6 +136,21 @@ macro_rules! projector_suite {
             an_empty_log_has_no_history
             a_startup_filter_adds_nothing
             a_read_model_of_a_job_has_what_the_job_does_not_get
+            an_inline_read_model_is_up_to_date_when_the_append_returns
+            an_inline_failure_fails_only_its_own_append
+            a_slow_or_panicking_inline_projection_is_bounded
+            a_refused_append_leaves_nothing_inline
+            an_append_projects_first_what_others_have_left
+            an_append_does_not_make_up_for_too_much
+            what_other_processes_append_is_never_skipped_inline
+            two_processes_run_one_inline_projection
+            a_projection_changes_between_inline_and_async_under_load
+            appends_go_on_while_an_inline_projection_rests
+            a_reset_of_an_inline_projection_builds_it_again
+            events_of_a_parked_key_wait_inline_too
+            nothing_erased_comes_back_inline
+            an_inline_projection_ends_with_its_projector
+            appends_that_an_inline_projection_does_not_want_are_not_touched
         ]);
     };
 }

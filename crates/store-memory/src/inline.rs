@@ -9,7 +9,8 @@ use backstory_event::{
 };
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
-    InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite, Step, Target,
+    InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite, Progress, Step, Target,
+    Turn,
 };
 use backstory_store_kit::Decision;
 
@@ -220,6 +221,10 @@ impl DocumentStore for Inside {
 
     async fn commit_documents(&self, _: Vec<DocumentWrite>, _: &Step) -> Result<(), CommitError> {
         // Its append commits.
+        Err(StoreError::new(StoreErrorKind::Closed).into())
+    }
+
+    async fn turn_documents(&self, _: &Turn) -> Result<Progress, CommitError> {
         Err(StoreError::new(StoreErrorKind::Closed).into())
     }
 }

@@ -12,7 +12,7 @@ use backstory_event::{Append, Appended, Payload, RecordedEvent, StoreError, Stor
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
     InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite,
-    MISSING_POSITIONS, Progress, Step, Target,
+    MISSING_POSITIONS, Progress, Step, Target, Turn,
 };
 use backstory_store_kit::{Decision, WriteFailure};
 use sqlx::{Row, SqliteConnection};
@@ -295,6 +295,10 @@ impl DocumentStore for Inside {
 
     async fn commit_documents(&self, _: Vec<DocumentWrite>, _: &Step) -> Result<(), CommitError> {
         // Its append commits.
+        Err(StoreError::new(StoreErrorKind::Closed).into())
+    }
+
+    async fn turn_documents(&self, _: &Turn) -> Result<Progress, CommitError> {
         Err(StoreError::new(StoreErrorKind::Closed).into())
     }
 }

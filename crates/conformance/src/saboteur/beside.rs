@@ -9,8 +9,9 @@ use backstory_event::{
 };
 use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
-    DocumentRow, DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, OrderKind,
-    OrderOutcome, Progress, ProjectionRow, Seat, Step, Target, Turn,
+    DocumentRow, DocumentStore, DocumentWrite, Documents, Enlisted, InlineProjection, Inlines,
+    LetterCount, LetterQuery, LetterWrite, OrderKind, OrderOutcome, Progress, ProjectionRow, Seat,
+    Step, Target, Turn,
 };
 use uuid::Uuid;
 
@@ -185,6 +186,16 @@ impl<S: CompleteStore> DocumentStore for Saboteur<S> {
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
         self.inner.turn_documents(turn).await
+    }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        match self.sabotage {
+            Some(Sabotage::RunsNothingInline) => Ok(Inlines::default().enlist(projection)),
+            _ => self.inner.enlist_documents(projection),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use backstory_event::{
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
     InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite,
-    MISSING_POSITIONS, Step, Target,
+    MISSING_POSITIONS, Progress, Step, Target, Turn,
 };
 use backstory_store_kit::{Decision, Scan, WriteFailure};
 use futures::TryStreamExt;
@@ -513,6 +513,10 @@ impl DocumentStore for Inside {
 
     async fn commit_documents(&self, _: Vec<DocumentWrite>, _: &Step) -> Result<(), CommitError> {
         // Its append commits.
+        Err(StoreError::new(StoreErrorKind::Closed).into())
+    }
+
+    async fn turn_documents(&self, _: &Turn) -> Result<Progress, CommitError> {
         Err(StoreError::new(StoreErrorKind::Closed).into())
     }
 }

@@ -109,6 +109,7 @@ async fn silent_leader<S: Control>(store: &S, projection: &str) -> Uuid {
         head: backstory_event::Position::START,
         behind_since: None,
         rate: 0.0,
+        rebuild: None,
     };
     let beat = Beat {
         owner,

@@ -14,9 +14,10 @@ use std::{
 
 use async_trait::async_trait;
 use backstory_event::{
-    Append, Appended, Checkpoint, Envelope, Event, EventFilter, EventQuery, EventStore, Fold,
-    Folded, ManualClock, Metadata, NewEvent, Page, Payload, Position, Recorded, RecordedEvent,
-    StoreError, StoreErrorKind, StreamId, StreamPage, StreamQuery, StreamVersion,
+    Append, Appended, Checkpoint, Envelope, Event, EventFilter, EventQuery, EventStore,
+    ExpectedVersion, Fold, Folded, ManualClock, Metadata, NewEvent, Page, Payload, Position,
+    Recorded, RecordedEvent, StoreError, StoreErrorKind, StreamId, StreamPage, StreamQuery,
+    StreamVersion,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
@@ -24,9 +25,10 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::*;
 use crate::{
     self as projection, Beat, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, Documents, Effect, Job, LetterCount, LetterQuery, OnFailure,
-    OrderKind, OrderOutcome, Part, Progress, ProjectionRow, Raise, Reactor, Roster, Seat, Slot,
-    Start, Step, Turn, TurnKind,
+    DocumentStore, DocumentWrite, Documents, Effect, Enlisted, InlinePlace, InlinePlan,
+    InlineProjection, Inlines, Job, LetterCount, LetterQuery, OnFailure, OrderKind, OrderOutcome,
+    Part, Progress, ProjectionRow, Raise, Reactor, Roster, Seat, Slot, Start, Step, Target, Turn,
+    TurnKind,
     failure::Outcome,
     owner,
     test_util::{MemoryDocuments, block_on},
@@ -182,8 +184,9 @@ impl Dice {
     }
 }
 
+/// The store, and what the appends of this process run.
 #[derive(Debug, Clone)]
-struct Store(Arc<Model>);
+struct Store(Arc<Model>, Inlines<InlineProjection<Documents>>);
 
 #[derive(Debug)]
 struct Model {
@@ -229,7 +232,7 @@ impl Store {
         let mut dice = Dice(seed);
         let partitions = [1, 1, 3][choice.below(3) as usize];
         let start = [Start::Beginning, Start::Position(Position::new(3))];
-        Self(Arc::new(Model {
+        let model = Arc::new(Model {
             roster: Mutex::default(),
             clock: clock.clone(),
             poison: choice.below(2) == 0,
@@ -249,7 +252,13 @@ impl Store {
             start: start[dice.below(2) as usize],
             rhythm: dice.below(3),
             dice: Mutex::new(dice),
-        }))
+        });
+        Self(model, Inlines::default())
+    }
+
+    /// As another process has it.
+    fn elsewhere(&self) -> Self {
+        Self(Arc::clone(&self.0), Inlines::default())
     }
 
     fn log(&self) -> MutexGuard<'_, Vec<RecordedEvent>> {
@@ -287,7 +296,8 @@ impl Store {
             .collect()
     }
 
-    fn push(&self) {
+    /// What is to be appended, and to which stream.
+    fn draft(&self) -> (NewEvent, String) {
         let Model { poison, policy, .. } = *self.0;
         let stops = policy.outcome == Outcome::Stop;
         let new = match self.below(if poison { 40 } else { 36 }) {
@@ -299,22 +309,94 @@ impl Store {
             }
             _ => NewEvent::of(&Money::Cursed).unwrap(),
         };
-        let key = self.below(3).to_string();
+        (new, self.below(3).to_string())
+    }
+
+    fn push(&self) {
+        let (new, key) = self.draft();
         let mut log = self.log();
-        let position = log.len() as i64 + 1;
-        log.push(RecordedEvent::new(Recorded {
-            position: Position::new(position),
-            stream: StreamId::stored("money", key),
-            version: StreamVersion::new(position),
-            id: new.id,
-            name: new.name.into(),
-            schema_version: 1,
-            payload: new.payload,
-            metadata: Metadata::default(),
-            tags: Vec::new(),
-            recorded_at: chrono::DateTime::UNIX_EPOCH,
-            erased_at: None,
-        }));
+        let position = Position::new(log.len() as i64 + 1);
+        log.push(record(new, key, position));
+    }
+
+    /// An append of this process, stored with what its inline projections make of it or not at all.
+    async fn append_inline(self) {
+        let (new, key) = self.draft();
+        // As long as others are faster; a store would keep them out.
+        while let Ok(false) = self.try_append_inline(&new, &key).await {}
+    }
+
+    async fn try_append_inline(&self, new: &NewEvent, key: &str) -> Result<bool, StoreError> {
+        self.step().await?;
+        let base = self.head();
+        let event = record(new.clone(), key.to_owned(), base.next());
+        let append = Append::to(event.stream().clone(), ExpectedVersion::Any, [new.clone()]);
+        let mut done = Vec::new();
+        for inline in self.1.wanting(std::iter::once(&append)) {
+            let terms = inline.terms();
+            let place = self.place(terms.name());
+            let mut events = match terms.plan(&place, base)? {
+                InlinePlan::Skip => continue,
+                InlinePlan::Project => Vec::new(),
+                InlinePlan::CatchUp(query) => {
+                    let page = self.read(&query).await?;
+                    match terms.missing(&place, page, base)? {
+                        Some(missing) => missing,
+                        None => continue,
+                    }
+                }
+            };
+            events.retain(|event| event.position() <= base);
+            events.push(event.clone());
+            let parked = match place.parks {
+                true => {
+                    let keys = inline.keys(&events);
+                    self.parked_keys(terms.name(), &keys).await?
+                }
+                false => Vec::new(),
+            };
+            let mut documents = Documents::new(Arc::new(self.clone()));
+            let parked = parked.into_iter().collect();
+            let projected = inline.project(&events, &parked, &mut documents).await;
+            let letters = projected.map_err(|error| error.kind(terms))?;
+            let step = Step::new(place.progress, Target::Advance(event.checkpoint()));
+            done.push((inline, step.with_letters(letters), documents.into_writes()));
+        }
+        {
+            // All or nothing.
+            let mut log = self.log();
+            let is_same = |(_, step, _): &(_, Step, _)| {
+                let name = &step.from.projection;
+                block_on(self.0.documents.load_progress(name)).unwrap() == step.from
+            };
+            if log.len() as i64 != base.get() || !done.iter().all(is_same) {
+                return Ok(false);
+            }
+            log.push(event);
+            for (_, step, writes) in &done {
+                let documents = &self.0.documents;
+                block_on(documents.commit_documents(writes.clone(), step)).unwrap();
+            }
+        }
+        for (_, step, _) in &done {
+            if !self.0.over.load(Ordering::Relaxed) {
+                self.check(&step.from.projection);
+            }
+        }
+        // Its task is told, unless the process dies before.
+        self.step().await?;
+        for (inline, step, _) in done {
+            inline.moved(step.result(), 1, step.letters.len());
+        }
+        Ok(true)
+    }
+
+    fn place(&self, name: &str) -> InlinePlace {
+        InlinePlace {
+            progress: block_on(self.0.documents.load_progress(name)).unwrap(),
+            paused: self.0.roster.lock().unwrap().is_paused(name),
+            parks: !self.letters(name).is_empty(),
+        }
     }
 
     /// A place to die at, or to fail.
@@ -470,6 +552,22 @@ impl Store {
         let seen = seen.map(|body| body.decode().unwrap());
         (seen.collect(), progress.checkpoint.position)
     }
+}
+
+fn record(new: NewEvent, key: String, position: Position) -> RecordedEvent {
+    RecordedEvent::new(Recorded {
+        position,
+        stream: StreamId::stored("money", key),
+        version: StreamVersion::new(position.get()),
+        id: new.id,
+        name: new.name.into(),
+        schema_version: 1,
+        payload: new.payload,
+        metadata: Metadata::default(),
+        tags: Vec::new(),
+        recorded_at: chrono::DateTime::UNIX_EPOCH,
+        erased_at: None,
+    })
 }
 
 #[async_trait]
@@ -659,10 +757,19 @@ impl DocumentStore for Store {
         self.step().await?;
         Ok(progress)
     }
+
+    fn enlist_documents(
+        &self,
+        projection: InlineProjection<Documents>,
+    ) -> Result<Enlisted, StoreError> {
+        Ok(self.1.enlist(projection))
+    }
 }
 
 /// A process: what would have been spawned.
 struct Process {
+    store: Store,
+    appending: Option<Pin<Box<dyn Future<Output = ()>>>>,
     tasks: Vec<Pin<Box<dyn Future<Output = ()>>>>,
     running: RunningProjector,
     waiting: Vec<Waiting>,
@@ -671,6 +778,7 @@ struct Process {
 impl Process {
     /// Starts, unless the store fails meanwhile.
     fn start(store: &Store, clock: &ManualClock) -> Option<Self> {
+        let store = &store.elsewhere();
         let debounce = Duration::from_millis([0, 0, 50, 500][store.below(4) as usize]);
         let max_batch = [1, 2, 5, 1_000][store.below(4) as usize];
         let every = Duration::from_millis(1 + store.below(2_000));
@@ -689,14 +797,26 @@ impl Process {
                 .start_at(store.0.start)
                 .into(),
         };
+        // As it likes: several processes need not agree.
+        let first: Schedule = match store.below(4) {
+            0 => Schedule::inline().max_batch(max_batch).into(),
+            1 => Schedule::inline()
+                .max_batch(max_batch)
+                .allow_behind()
+                .into(),
+            _ => Schedule::continuous()
+                .debounce(debounce)
+                .max_batch(max_batch)
+                .into(),
+        };
         let recent = [1, 4, 1_000][store.below(3) as usize];
-        let first = Schedule::continuous()
+        let partly = Schedule::continuous()
             .debounce(debounce)
             .max_batch(max_batch)
             .partitions(store.0.partitions);
         let first = match store.0.startup {
-            true => first.startup(EventFilter::stream(StreamId::stored("money", "0"))),
-            false => first.into(),
+            true => partly.startup(EventFilter::stream(StreamId::stored("money", "0"))),
+            false => first,
         };
         let projector = Projector::new(store).with(Ledger::<0>(store.clone()), first);
         let projector = match store.0.job {
@@ -730,10 +850,23 @@ impl Process {
             tasks.push(Box::pin(task.run()));
         }
         Some(Self {
+            store: store.clone(),
+            appending: None,
             tasks,
             running: assembled.running,
             waiting: Vec::new(),
         })
+    }
+
+    /// Goes on with an append, or begins one.
+    fn append(&mut self) {
+        let store = &self.store;
+        let appending = self
+            .appending
+            .get_or_insert_with(|| Box::pin(store.clone().append_inline()));
+        if poll(appending.as_mut()).is_ready() {
+            self.appending = None;
+        }
     }
 
     fn poll_one(&mut self, which: usize) {
@@ -910,7 +1043,12 @@ fn simulate(seed: u64) {
         let which = if two { store.below(2) as usize } else { 0 };
         match store.below(24) {
             0..=2 => (0..=store.below(4)).for_each(|_| store.push()),
-            3 => processes[which] = None,
+            3 if store.below(2) == 0 => processes[which] = None,
+            3 | 6 | 7 => {
+                if let Some(process) = &mut processes[which] {
+                    process.append();
+                }
+            }
             4 => clock.advance(Duration::from_millis(store.below(1_500))),
             // Everybody at once.
             5 if store.below(2) == 0 => {
@@ -1065,6 +1203,10 @@ fn whatever_dies_whenever_each_event_is_projected_exactly_once() {
         for first in seeds.start..seeds.start + THREADS {
             let seeds = seeds.clone();
             threads.spawn(move || {
+                // Inline projections have a limit in real time, which none of them meets.
+                let runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = { runtime }.enable_time().build().unwrap();
+                let _entered = runtime.enter();
                 for seed in (first..seeds.end).step_by(THREADS as usize) {
                     let run = std::panic::catch_unwind(|| simulate(seed));
                     assert!(run.is_ok(), "seed {seed}");

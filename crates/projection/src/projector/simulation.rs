@@ -37,7 +37,7 @@ use board::{Command, Mode, Remote, Waiting};
 
 /// So many, unless `BACKSTORY_SEEDS` says which: `0..100000`, or `929..930` to see one again.
 const SEEDS: u64 = 10_000;
-const STEPS: usize = 120;
+const STEPS: usize = 140;
 const THREADS: u64 = 4;
 const LEDGERS: [&str; 2] = ["ledger_0", "ledger_1"];
 const MAILER: &str = "mailer";
@@ -864,7 +864,8 @@ impl Process {
         let appending = self
             .appending
             .get_or_insert_with(|| Box::pin(store.clone().append_inline()));
-        if poll(appending.as_mut()).is_ready() {
+        let ready = (0..3).any(|_| poll(appending.as_mut()).is_ready());
+        if ready {
             self.appending = None;
         }
     }
@@ -1041,10 +1042,10 @@ fn simulate(seed: u64) {
 
     for _ in 0..STEPS {
         let which = if two { store.below(2) as usize } else { 0 };
-        match store.below(24) {
+        match store.below(32) {
             0..=2 => (0..=store.below(4)).for_each(|_| store.push()),
             3 if store.below(2) == 0 => processes[which] = None,
-            3 | 6 | 7 => {
+            3 | 6..=13 => {
                 if let Some(process) = &mut processes[which] {
                     process.append();
                 }

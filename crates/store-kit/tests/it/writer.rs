@@ -27,6 +27,8 @@ pub(crate) enum Act {
     Retry,
     /// Refuses each batch with this event, from now on.
     RefuseWith(EventId),
+    /// What runs with the appends fails on this event, from now on.
+    Isolate(EventId),
     /// This is the outcome of each append.
     Answer(StoreErrorKind),
     /// The answer is lost, though the batch was stored.
@@ -83,6 +85,10 @@ fn unavailable() -> StoreError {
 
 #[async_trait]
 impl BatchWriter for Script {
+    fn is_apart(&self, append: &Append) -> bool {
+        append.events().any(|event| event.name == "todo.apart")
+    }
+
     async fn write(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {
         self.seen
             .send(batch.iter().flat_map(|append| append.event_ids()).collect())
@@ -121,6 +127,14 @@ impl BatchWriter for Script {
                 self.acts.push_front(Act::RefuseWith(guilty));
                 match is_guilty {
                     true => Err(WriteFailure::Refused(unavailable())),
+                    false => Ok(store()),
+                }
+            }
+            Act::Isolate(guilty) => {
+                let is_guilty = batch.iter().any(|one| one.event_ids().contains(&guilty));
+                self.acts.push_front(Act::Isolate(guilty));
+                match is_guilty {
+                    true => Err(WriteFailure::Isolate(unavailable())),
                     false => Ok(store()),
                 }
             }
@@ -206,6 +220,56 @@ async fn only_the_guilty_append_of_a_refused_batch_fails() {
         task.await.unwrap().unwrap();
     }
     assert_eq!(database.stored.lock().unwrap().len(), 9);
+}
+
+#[tokio::test]
+async fn an_append_that_is_isolated_is_tried_once_by_itself() {
+    let guilty = append(4);
+    let id = guilty.event_ids()[0];
+    let mut database = database([Act::Store, Act::Isolate(id)]);
+    let (_, first) = database.block().await;
+    let mut tasks: Vec<_> = (1..=3).map(|key| database.send(append(key))).collect();
+    database.until_queued(3).await;
+    let failed = database.send(guilty);
+    database.until_queued(4).await;
+    tasks.extend((5..=8).map(|key| database.send(append(key))));
+    database.until_queued(8).await;
+    database.gate.add_permits(100);
+    for task in tasks.into_iter().chain([first]) {
+        task.await.unwrap().unwrap();
+    }
+    failed.await.unwrap().unwrap_err();
+    let mut batches = Vec::new();
+    while let Ok(batch) = database.seen.try_recv() {
+        batches.push(batch.len());
+    }
+    assert_eq!(batches, [8, 1, 1, 1, 1, 1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn appends_apart_share_no_batch_with_others() {
+    let mut database = database([]);
+    let (_, first) = database.block().await;
+    let (mut tasks, mut plain, mut apart) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 1..=6 {
+        let (append, ids) = match number % 3 {
+            0 => {
+                let event = crate::event("todo.apart");
+                let append = Append::to(stream(9), ExpectedVersion::Any, [event]);
+                (append, &mut apart)
+            }
+            _ => (append(1), &mut plain),
+        };
+        ids.extend(append.event_ids());
+        tasks.push(database.send(append));
+        database.until_queued(number).await;
+    }
+    database.gate.add_permits(3);
+    for task in tasks.into_iter().chain([first]) {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(database.seen.recv().await.unwrap(), plain);
+    assert_eq!(database.seen.recv().await.unwrap(), apart);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn each_append_survives_kills_of_the_server_exactly_once() {
 }
 
 /// Each append of eight callers is stored once, whatever happens so many times meanwhile.
-async fn survives(store: &PostgresStore, times: usize, fault: impl AsyncFn(usize)) {
+pub(crate) async fn survives(store: &PostgresStore, times: usize, fault: impl AsyncFn(usize)) {
     let done = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..8)

@@ -16,6 +16,7 @@ mod growth;
 mod health;
 mod import;
 mod indexes;
+mod inline;
 mod jobs;
 mod jump;
 mod kit;

@@ -18,6 +18,10 @@
 //! by the rules that all stores share, and commits once. Readers read pages by position; between
 //! pages they hold no connection.
 //!
+//! Appends that a projection with [`Schedule::inline`](backstory_projection::Schedule::inline) wants
+//! are batched apart; what it makes of them is written in their transaction, while the lock is held.
+//! Behind a pooler too it runs on the writer's connection.
+//!
 //! # Connections
 //! One of the writer, one that listens (none with [`Wake::Off`]), and at most
 //! [`with_readers`](PostgresOptions::with_readers) (8) that read and run projections. With

@@ -30,6 +30,9 @@
 //! so that `synchronous = FULL` costs almost nothing. A pool of read-only connections reads. One
 //! connection looks for commits of other processes, only while somebody waits for them.
 //!
+//! Code of the application runs while the write lock is held only in SQL projections and in
+//! projections with [`Schedule::inline`](backstory_projection::Schedule::inline): keep it short.
+//!
 //! Tables begin with `backstory_`, everything else in the file is yours. Triggers refuse to change
 //! or delete events; the SQL of the tables is in `migrations/`.
 //!

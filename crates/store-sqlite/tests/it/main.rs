@@ -8,6 +8,7 @@
 
 mod failures;
 mod files;
+mod inline;
 mod processes;
 mod store;
 

@@ -487,3 +487,4 @@ fn a_cron_schedule_runs_immediately_if_it_shall() {
 }
 
 mod failures;
+mod inline;

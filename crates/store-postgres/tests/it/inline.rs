@@ -15,8 +15,8 @@ use backstory_event::{
     StoreErrorKind,
 };
 use backstory_projection::{
-    self as projection, Beat, Checkpoints, Control, Inline, Projection, Projector,
-    ProjectorOptions, Report, RowState, RunningProjector, Schedule,
+    self as projection, Beat, Checkpoints, Collection, Control, Documents, Inline, List,
+    Projection, Projector, ProjectorOptions, Report, RowState, RunningProjector, Schedule,
 };
 use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::{TestCluster, TestDatabase};
@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::{
     crash::{LOSE_ANSWER, LOSE_COMMIT, Proxy, own_program, survives},
     kit::{log, one, raw, run, scalar, stream, until_count, within},
+    plans::{SCANNED, without_statistics},
 };
 
 const NAME: &str = "tally";
@@ -257,6 +258,69 @@ async fn what_goes_past_the_writer_is_projected_by_the_next_append() {
     assert_eq!(scalar::<i64>(&mut admin, n).await, 33);
     assert_eq!(scalar::<i64>(&mut admin, LOST_OR_REPEATED).await, 0);
     within(projector.shutdown()).await.unwrap();
+}
+
+/// Keeps a document of each stream, found by its number of events.
+struct Cards;
+
+#[async_trait]
+impl Projection<Documents> for Cards {
+    type Event = Todo;
+    const NAME: &'static str = "cards";
+
+    async fn project(&self, batch: &[Envelope<Todo>], docs: &mut Documents) -> projection::Result {
+        let cards = Collection::named("cards").indexed("n");
+        for e in batch {
+            let count = |card: Option<serde_json::Value>| {
+                let n = card.and_then(|card| card["n"].as_i64()).unwrap_or_default();
+                Some(serde_json::json!({ "n": n + 1 }))
+            };
+            let key = e.stream().key();
+            docs.update_owned(cards, key, e.stream(), count).await?;
+        }
+        let twice = List::of(cards).field("n", &2).limit(3);
+        let found = docs.list::<serde_json::Value>(twice).await?;
+        assert!(found.items.len() <= 3);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_that_project_scan_nothing_from_an_empty_table_on() {
+    let database = TestDatabase::create().await;
+    let store = PostgresStore::connect(database.url()).await.unwrap();
+    let mut admin = raw(database.url()).await;
+    run(&mut admin, TABLES).await;
+    without_statistics(&mut admin).await;
+    let projector = Projector::new(&store)
+        .with(Cards, Schedule::inline())
+        .with(Tally::default(), Schedule::inline());
+    let projector = within(projector.start()).await.unwrap();
+    for round in 0..60 {
+        // What is between is looked through for events that others have left.
+        let noise = (0..20).map(|number| {
+            let event = crate::kit::event("other.thing");
+            let own = stream("other", format!("{round}-{number}"));
+            store.append(Append::to(own, ExpectedVersion::NoStream, [event]))
+        });
+        for stored in futures::future::join_all(noise).await {
+            stored.unwrap();
+        }
+        let appends =
+            (0..20).map(|number| store.append(titled(&format!("{}-{number}", round / 2), "milk")));
+        for stored in futures::future::join_all(appends).await {
+            stored.unwrap();
+        }
+    }
+    assert_eq!(scalar::<i64>(&mut admin, LOST_OR_REPEATED).await, 0);
+    within(projector.shutdown()).await.unwrap();
+    drop(projector);
+    store.close().await;
+    // The sessions have ended and reported.
+    let others = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    until_count(&mut admin, others, 0).await;
+    assert_eq!(scalar::<String>(&mut admin, SCANNED).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

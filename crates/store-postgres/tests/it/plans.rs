@@ -15,10 +15,10 @@ use sqlx::PgConnection;
 use crate::kit::{event, fresh, raw, run, scalar, stream};
 
 /// Rows that were read by scans of whole tables, by all sessions that have reported so far.
-const SCANNED: &str = "SELECT coalesce(string_agg(format('%s: %s', relname, seq_tup_read), ', '), '') \
+pub(crate) const SCANNED: &str = "SELECT coalesce(string_agg(format('%s: %s', relname, seq_tup_read), ', '), '') \
     FROM pg_stat_user_tables WHERE schemaname = 'backstory' AND relname <> 'migration' AND seq_tup_read > 200";
 
-async fn without_statistics(connection: &mut PgConnection) {
+pub(crate) async fn without_statistics(connection: &mut PgConnection) {
     for table in [
         "event",
         "stream",

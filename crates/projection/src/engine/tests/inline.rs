@@ -57,9 +57,9 @@ fn a_look_that_fails_is_tried_again() {
 #[test]
 fn an_append_that_tells_what_it_projected_needs_no_look() {
     let mut engine = waiting();
-    engine.moved(millis(1), at(3), Some((1, HEAD)));
+    engine.advanced(millis(1), at(3), Some((1, HEAD)));
     assert_eq!((engine.reached(), engine.portion()), (at(3), 1));
-    engine.moved(millis(2), HEAD, None);
+    engine.advanced(millis(2), HEAD, None);
     assert_eq!(engine.reached(), HEAD);
     assert_eq!(engine.next(LINGER), Action::Wait(None));
 }

@@ -147,6 +147,7 @@ macro_rules! projector_suite {
             a_projection_changes_between_inline_and_async_under_load
             appends_go_on_while_an_inline_projection_rests
             a_reset_of_an_inline_projection_builds_it_again
+            an_inline_projection_is_rebuilt_beside_itself
             events_of_a_parked_key_wait_inline_too
             nothing_erased_comes_back_inline
             an_inline_projection_ends_with_its_projector

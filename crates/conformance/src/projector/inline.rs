@@ -406,6 +406,33 @@ pub async fn a_reset_of_an_inline_projection_builds_it_again<F: Fixture>(fixture
     within(projector.shutdown()).await.unwrap();
 }
 
+pub async fn an_inline_projection_is_rebuilt_beside_itself<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let projector = run(&store, Schedule::inline()).await;
+    book(&store, 5).await;
+    within(projector.rebuild(LEDGER)).await.unwrap();
+    let mut wanted: Vec<_> = (1..=5).collect();
+    let over = AtomicBool::new(false);
+    let rebuilt = async {
+        within(projector.rebuilt(LEDGER)).await.unwrap();
+        over.store(true, Ordering::SeqCst);
+    };
+    let appending = async {
+        // What is read is up to date all the time, whichever read model it is.
+        while !over.load(Ordering::SeqCst) {
+            wanted.push(book(&store, 1).await.position().get());
+            assert_eq!(seen(&store).await, wanted);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::join!(rebuilt, appending);
+    let rows = within(store.list_projections()).await.unwrap();
+    assert!(rows[0].previous.is_some() && rows[0].rebuild.is_none());
+    wanted.push(book(&store, 1).await.position().get());
+    assert_eq!(seen(&store).await, wanted);
+    within(projector.shutdown()).await.unwrap();
+}
+
 pub async fn events_of_a_parked_key_wait_inline_too<F: Fixture>(fixture: &F) {
     let store = fixture.store();
     let teller = Teller {

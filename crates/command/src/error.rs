@@ -198,7 +198,9 @@ fn kind_of(error: &RepositoryError) -> CommandErrorKind {
                     reason: reason.clone(),
                 }
             }
-            StoreErrorKind::Closed => CommandErrorKind::Unavailable { reason },
+            StoreErrorKind::Closed | StoreErrorKind::ProjectionBehind { .. } => {
+                CommandErrorKind::Unavailable { reason }
+            }
             _ => CommandErrorKind::Failed { reason },
         },
         _ => CommandErrorKind::Failed { reason },

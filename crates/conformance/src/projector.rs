@@ -139,6 +139,7 @@ macro_rules! projector_suite {
             an_inline_read_model_is_up_to_date_when_the_append_returns
             an_inline_failure_fails_only_its_own_append
             a_slow_or_panicking_inline_projection_is_bounded
+            an_outage_that_an_inline_projection_meets_is_told_soon
             a_refused_append_leaves_nothing_inline
             an_append_projects_first_what_others_have_left
             an_append_does_not_make_up_for_too_much

@@ -9,7 +9,8 @@
 //!   append in a transaction of the application): the next append projects them first; more than
 //!   1,000 of them are left to the projection's task, and the append fails
 //!   ([`ProjectionBehind`]) or [goes on without it](crate::schedule::Inline::allow_behind).
-//! - Another process moves the projection meanwhile: the batch is rolled back and tried again.
+//! - Another process moves the projection meanwhile, or the server ends a deadlock: the batch is
+//!   rolled back and tried again, [`INLINE_ATTEMPTS`] times.
 //! - It is paused: appends go on without it, and it catches up once it is resumed.
 //! - A key is parked: its events become dead letters in the same transaction, as everywhere.
 //!
@@ -42,6 +43,9 @@ use crate::{
 
 /// How many events an append projects at most that others have left.
 pub(crate) const MISSING: usize = 1_000;
+/// How often a batch of appends is tried that inline projections cannot follow just now, because
+/// somebody else moves them or what they need is away. Then each append is told by itself.
+pub const INLINE_ATTEMPTS: u32 = 8;
 /// How many positions an append looks at for them.
 pub const MISSING_POSITIONS: i64 = 100_000;
 

@@ -50,8 +50,8 @@ pub use documents::{
 pub use failure::OnFailure;
 pub use host::{Host, Unit};
 pub use inline::{
-    Enlisted, InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, Inlines,
-    MISSING_POSITIONS,
+    Enlisted, INLINE_ATTEMPTS, InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms,
+    Inlines, MISSING_POSITIONS,
 };
 pub use job::{Job, JobError, JobRun, ReadModel};
 pub use letters::{DeadLetter, DeadLetters, LetterCount, LetterQuery, LetterWrite};

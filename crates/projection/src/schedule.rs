@@ -102,6 +102,10 @@ impl Schedule {
     /// ([`OnFailure`](crate::OnFailure) does not matter there), and takes as much longer as the
     /// projection does; keep it short. Appends that it does not concern are as fast as ever.
     ///
+    /// Its code must not append. A transaction of the application that has changed rows which the
+    /// projection also writes, and then appends, may meet it in a deadlock: the server ends one of
+    /// the two, and appends are tried again.
+    ///
     /// It holds for appends through this store and its clones while the projector runs. What others
     /// append (processes that do not run it, imports, appends in a transaction of the application)
     /// is projected by the next such append, or by the projection's task soon.

@@ -47,6 +47,8 @@ pub(crate) struct PostgresWriter {
     lock_wait: Arc<Histogram>,
     schema: Schema,
     inlines: Inlines<Inline>,
+    // How often in a row inline projections could not follow.
+    again: u32,
 }
 
 /// How far a batch came before it failed.
@@ -82,6 +84,7 @@ impl PostgresWriter {
             lock_wait: Arc::default(),
             schema,
             inlines,
+            again: 0,
         }
     }
 

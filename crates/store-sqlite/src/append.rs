@@ -1,6 +1,10 @@
 //! One batch of appends: read the facts, decide, write. A statement each, whatever the size.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use backstory_event::{
@@ -41,6 +45,8 @@ pub(crate) struct Batches {
     pub(crate) path: PathBuf,
     pub(crate) lock_wait: Arc<Histogram>,
     pub(crate) inlines: Inlines<Inline>,
+    /// How often in a row inline projections could not follow.
+    pub(crate) again: AtomicU32,
 }
 
 #[async_trait]

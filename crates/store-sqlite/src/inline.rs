@@ -4,15 +4,15 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use async_trait::async_trait;
 use backstory_event::{Append, Appended, Payload, RecordedEvent, StoreError, StoreErrorKind};
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
-    InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite,
-    MISSING_POSITIONS, Progress, Step, Target, Turn,
+    INLINE_ATTEMPTS, InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms,
+    LetterWrite, MISSING_POSITIONS, Progress, Step, Target, Turn,
 };
 use backstory_store_kit::{Decision, WriteFailure};
 use sqlx::{Row, SqliteConnection};
@@ -48,6 +48,8 @@ impl AsRef<InlineTerms> for Inline {
 /// Why a batch was not stored.
 enum Trouble {
     Store(Failure),
+    /// What a projection needs is away.
+    Again(StoreErrorKind),
     /// A projection cannot follow one of the appends.
     Guilty(StoreErrorKind),
 }
@@ -62,10 +64,10 @@ impl Trouble {
     fn of(error: InlineError, terms: &InlineTerms) -> Self {
         let kind = error.kind(terms);
         match error {
-            InlineError::Store(_) => Self::Store(kind.into()),
+            InlineError::Store(_) => Self::Again(kind),
             InlineError::Code(error) if is_outage(&*error) => {
                 let reason = format!("inline projection `{}`: {error}", terms.name());
-                Self::Store(StoreErrorKind::Unavailable { reason }.into())
+                Self::Again(StoreErrorKind::Unavailable { reason })
             }
             InlineError::Code(_) | InlineError::TooSlow => Self::Guilty(kind),
         }
@@ -103,6 +105,13 @@ impl Batches {
                 }
                 return Err(match trouble {
                     Trouble::Store(failure) => not_stored(failure.at(&self.path)),
+                    Trouble::Again(kind) => {
+                        let again = self.again.fetch_add(1, Ordering::Relaxed) + 1;
+                        match again % INLINE_ATTEMPTS {
+                            0 => WriteFailure::Isolate(StoreError::new(kind)),
+                            _ => WriteFailure::Retry(StoreError::new(kind)),
+                        }
+                    }
                     Trouble::Guilty(kind) => WriteFailure::Isolate(StoreError::new(kind)),
                 });
             }
@@ -117,6 +126,7 @@ impl Batches {
             return Ok(decision.outcomes);
         };
         self.commit(transaction, last.recorded.position).await?;
+        self.again.store(0, Ordering::Relaxed);
         for Done {
             inline,
             step,

@@ -144,6 +144,7 @@ impl SqliteStore {
             path: location.path.clone(),
             lock_wait: Arc::default(),
             inlines: inlines.clone(),
+            again: Default::default(),
         };
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)

@@ -33,6 +33,9 @@ use crate::{
 /// The account that everybody can read from events and documents.
 const TELLER: &str = "teller";
 
+/// What it says when the store is away, as far as it can tell.
+const AWAY: i64 = 503;
+
 /// Keeps the balance of each account in a document of its stream. It refuses to lose money, and
 /// what it is told to.
 #[derive(Debug, Default, Clone)]
@@ -67,6 +70,10 @@ impl Projection<Documents> for Teller {
             };
             let key = e.stream().key();
             docs.update_owned(TELLER, key, e.stream(), add).await?;
+            if amount == AWAY {
+                let reason = "the other store is away".to_owned();
+                return Err(StoreError::from(StoreErrorKind::Unavailable { reason }).into());
+            }
             if amount < 0 || amount == self.refuses.load(Ordering::SeqCst) {
                 return Err(format!("it does not take {amount}").into());
             }
@@ -216,6 +223,20 @@ pub async fn a_slow_or_panicking_inline_projection_is_bounded<F: Fixture>(fixtur
     let receipt = book(&store, 1).await;
     assert_eq!(seen(&store).await, [1, 3]);
     within(projector.caught_up(&receipt)).await.unwrap();
+    within(projector.shutdown()).await.unwrap();
+}
+
+pub async fn an_outage_that_an_inline_projection_meets_is_told_soon<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let projector = start(&store, &Teller::default(), Schedule::inline()).await;
+    // It may be over any time; but nobody waits for it for ever, and no other at all.
+    let (away, fine) = tokio::join!(put(&store, "a", AWAY), put(&store, "b", 1));
+    fine.unwrap();
+    let away = away.unwrap_err();
+    assert!(away.is_transient(), "{away}");
+    assert!(away.to_string().contains("the other store"), "{away}");
+    assert_eq!(balance(&store, "a").await, [] as [i64; 0]);
+    assert_eq!(balance(&store, "b").await, [1]);
     within(projector.shutdown()).await.unwrap();
 }
 

@@ -15,8 +15,8 @@ use backstory_event::{
 };
 use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
-    InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms, LetterWrite,
-    MISSING_POSITIONS, Progress, Step, Target, Turn,
+    INLINE_ATTEMPTS, InlineError, InlinePlace, InlinePlan, InlineProjection, InlineTerms,
+    LetterWrite, MISSING_POSITIONS, Progress, Step, Target, Turn,
 };
 use backstory_store_kit::{Decision, Scan, WriteFailure};
 use futures::TryStreamExt;
@@ -149,6 +149,7 @@ impl PostgresWriter {
             (Ok((outcomes, head)), session) => {
                 self.open = None;
                 self.collided = false;
+                self.again = 0;
                 if let Some(session) = session {
                     self.keep(session);
                 }
@@ -185,7 +186,13 @@ impl PostgresWriter {
                 self.open = None;
                 Err(WriteFailure::Isolate(StoreError::new(kind)))
             }
-            Failure::Again(kind) => Err(WriteFailure::Retry(StoreError::new(kind))),
+            Failure::Again(kind) => {
+                self.again += 1;
+                match self.again % INLINE_ATTEMPTS {
+                    0 => Err(WriteFailure::Isolate(StoreError::new(kind))),
+                    _ => Err(WriteFailure::Retry(StoreError::new(kind))),
+                }
+            }
         }
     }
 

@@ -118,6 +118,7 @@ async fn silent_leader(store: &PostgresStore) {
         head: Position::START,
         behind_since: None,
         rate: 0.0,
+        rebuild: None,
     };
     let beat = Beat {
         owner: Uuid::now_v7(),

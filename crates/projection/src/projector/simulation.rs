@@ -797,27 +797,24 @@ impl Process {
                 .start_at(store.0.start)
                 .into(),
         };
-        // As it likes: several processes need not agree.
-        let first: Schedule = match store.below(4) {
-            0 => Schedule::inline().max_batch(max_batch).into(),
-            1 => Schedule::inline()
-                .max_batch(max_batch)
-                .allow_behind()
-                .into(),
-            _ => Schedule::continuous()
-                .debounce(debounce)
-                .max_batch(max_batch)
-                .into(),
-        };
-        let recent = [1, 4, 1_000][store.below(3) as usize];
-        let partly = Schedule::continuous()
+        let continuous = Schedule::continuous()
             .debounce(debounce)
             .max_batch(max_batch)
             .partitions(store.0.partitions);
-        let first = match store.0.startup {
-            true => partly.startup(EventFilter::stream(StreamId::stored("money", "0"))),
-            false => first,
+        let whole = store.0.partitions == 1 && !store.0.startup;
+        // As it likes: several processes need not agree.
+        let first: Schedule = match store.below(4) {
+            0 if whole => Schedule::inline().max_batch(max_batch).into(),
+            1 if whole => Schedule::inline()
+                .max_batch(max_batch)
+                .allow_behind()
+                .into(),
+            _ if store.0.startup => {
+                continuous.startup(EventFilter::stream(StreamId::stored("money", "0")))
+            }
+            _ => continuous.into(),
         };
+        let recent = [1, 4, 1_000][store.below(3) as usize];
         let projector = Projector::new(store).with(Ledger::<0>(store.clone()), first);
         let projector = match store.0.job {
             true => projector.with_job(job(store.clone()), second),

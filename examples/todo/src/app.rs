@@ -11,7 +11,8 @@ use backstory::{
 use uuid::Uuid;
 
 use crate::{
-    read_model::BoardProjection,
+    read_model::{BOARD, BoardProjection},
+    search::SearchProjection,
     todo::{AddTask, CompleteTask, List, ListError, OpenList, RemoveTask},
 };
 
@@ -151,27 +152,29 @@ impl Todos {
         Ok(self.commands.dispatch(RemoveTask { id }).await?)
     }
 
-    /// Keeps the read model up to date from now on. Several processes may do it at once: each
-    /// event gets into the read model once.
+    /// Keeps the read models up to date from now on. Several processes may do it at once: each
+    /// event gets into each read model once.
     ///
     /// # Errors
     /// When the store is away.
     pub async fn start_projector(&self) -> Result<RunningProjector, ProjectorError> {
         Projector::new(&self.store)
             .with(BoardProjection, Schedule::continuous())
+            .with(SearchProjection, Schedule::continuous())
             .with_options(ProjectorOptions::default().with_deadline(PATIENCE))
             .start()
             .await
     }
 
-    /// Brings the read model up to date with everything that is stored now.
+    /// Brings the board up to date with everything that is stored now.
     ///
     /// # Errors
     /// When the store is away or the projection fails.
     pub async fn catch_up(&self) -> Result<(), ProjectorError> {
         let projector = self.start_projector().await?;
         let head = self.store.head().await?;
-        projector.caught_up_within(head, Duration::MAX).await?; // however much there is
+        let board = projector.projection(BOARD);
+        board.caught_up_within(head, Duration::MAX).await?; // however much there is
         projector.shutdown().await?;
         Ok(())
     }

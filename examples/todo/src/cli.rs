@@ -12,6 +12,7 @@ use crate::{
     app::Todos,
     demo,
     place::PlaceArgs,
+    projections::{self, Projections},
     read_model::{self, TaskState, TaskView},
     serve,
 };
@@ -75,6 +76,11 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 10)]
         tasks: u32,
     },
+    /// Show how the projections are doing, pause, resume or rebuild them
+    Projections {
+        #[command(subcommand)]
+        wanted: Option<Projections>,
+    },
     /// Show all events, oldest first
     Events {
         /// One JSON object per line
@@ -106,6 +112,9 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), BoxError> {
         out.flush()?;
         return Ok(serve::serve(listener, todos, asked_to_stop).await?);
     };
+    if place.is_private() && matches!(command, Command::Projections { .. }) {
+        return Err("what is kept in `memory:` only its server sees: use the page".into());
+    }
     let todos = Todos::new(&place.open().await?);
     let outcome = one_shot(command, &todos, out).await;
     todos.store().close().await;
@@ -136,6 +145,9 @@ async fn one_shot(command: Command, todos: &Todos, out: &mut impl Write) -> Resu
         }
         Command::List { all } => list(todos, all, out).await?,
         Command::Demo { tasks } => demo::demo(todos, tasks, out).await?,
+        Command::Projections { wanted } => {
+            projections::run(wanted.unwrap_or(Projections::List), todos, out).await?;
+        }
         Command::Events { json } => events(todos, json, out).await?,
     }
     Ok(())

@@ -30,7 +30,8 @@ use crate::{
     app::{TodoError, Todos},
     live::Live,
     problem::Problem,
-    read_model,
+    read_model::{self, BOARD},
+    search::{self, SEARCH},
 };
 
 /// The receipt of a change in an answer; in a request: answer with what includes this change.
@@ -99,12 +100,16 @@ impl App {
                 get(asset!("image/svg+xml", "page/favicon.svg")),
             )
             .route("/api/state", get(state))
+            .route("/api/search", get(search))
             .route("/api/events", get(events))
             .route("/api/status", get(status))
             .route("/api/lists", post(open_list))
             .route("/api/tasks", post(add_task))
             .route("/api/tasks/{id}/done", post(complete_task))
             .route("/api/tasks/{id}/remove", post(remove_task))
+            .route("/api/projections/{name}/pause", post(pause))
+            .route("/api/projections/{name}/resume", post(resume))
+            .route("/api/projections/{name}/rebuild", post(rebuild))
             .fallback(async || {
                 Problem::new(
                     StatusCode::NOT_FOUND,
@@ -173,7 +178,7 @@ async fn state(
     let Query(which) = which.map_err(|error| Problem::bad_request("query", error.body_text()))?;
     let asked = receipt(&headers)?;
     if let Some(change) = asked {
-        app.projector.caught_up(change).await?;
+        app.projector.projection(BOARD).caught_up(change).await?;
     }
     let store = app.todos.store();
     if let Some(list) = which.list
@@ -190,19 +195,41 @@ async fn state(
     Ok((with_receipt(&included), Json(board)).into_response())
 }
 
-async fn events(State(app): State<App>) -> impl IntoResponse {
+#[derive(Deserialize)]
+struct Wanted {
+    q: String,
+}
+
+async fn search(
+    State(app): State<App>,
+    headers: HeaderMap,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Answer {
+    let Query(wanted) = wanted.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+    if let Some(change) = receipt(&headers)? {
+        app.projector.projection(SEARCH).caught_up(change).await?;
+    }
+    let found = search::search(app.todos.store(), &wanted.q).await?;
+    Ok(Json(found).into_response())
+}
+
+#[derive(Deserialize)]
+struct Listening {
+    /// Also told how the projections are doing.
+    projections: Option<String>,
+}
+
+async fn events(State(app): State<App>, Query(listening): Query<Listening>) -> impl IntoResponse {
     let mut stopping = app.stopping.clone();
     let stopped = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
-    Sse::new(app.live.listen().take_until(Box::pin(stopped))).keep_alive(KeepAlive::default())
+    let told = app.live.listen(listening.projections.is_some());
+    Sse::new(told.take_until(Box::pin(stopped))).keep_alive(KeepAlive::default())
 }
 
 async fn status(State(app): State<App>) -> Answer {
     let head = app.todos.store().head().await?;
     let projections = app.projector.status();
-    let projected: u64 = projections
-        .iter()
-        .map(|status| status.events_projected)
-        .sum();
+    let board = app.projector.projection(BOARD).status()?;
     let requests = app
         .requests
         .lock()
@@ -211,7 +238,7 @@ async fn status(State(app): State<App>) -> Answer {
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "head": head.position,
-        "events_projected": projected,
+        "events_projected": board.events_projected,
         "projections": projections.iter().map(projection).collect::<Vec<_>>(),
         "pages_listening": app.live.listeners(),
         "requests": requests,
@@ -277,6 +304,27 @@ async fn complete_task(State(app): State<App>, TaskId(id): TaskId) -> Answer {
 
 async fn remove_task(State(app): State<App>, TaskId(id): TaskId) -> Answer {
     Ok(changed(&app.todos.remove_task(id).await?))
+}
+
+async fn pause(State(app): State<App>, Path(name): Path<String>) -> Answer {
+    app.projector.pause(&name).await?;
+    Ok(ordered(&app))
+}
+
+async fn resume(State(app): State<App>, Path(name): Path<String>) -> Answer {
+    app.projector.resume(&name).await?;
+    Ok(ordered(&app))
+}
+
+/// Answers when it has begun; the stream tells the rest.
+async fn rebuild(State(app): State<App>, Path(name): Path<String>) -> Answer {
+    app.projector.rebuild(&name).await?;
+    Ok(ordered(&app))
+}
+
+fn ordered(app: &App) -> Response {
+    app.live.panel().look();
+    Json(json!({})).into_response()
 }
 
 fn created(id: Uuid, receipt: &Appended) -> Response {

@@ -17,7 +17,8 @@ use tokio::sync::{
 
 use crate::{
     app::{TodoError, Todos},
-    read_model::{self, Feed},
+    panel::{Known, Panel},
+    read_model::{self, BOARD, Feed},
 };
 
 /// Messages that a page may be behind.
@@ -44,6 +45,7 @@ pub struct Live {
     messages: broadcast::Sender<Message>,
     /// Up to where the read model is known to include the log.
     included: watch::Sender<Checkpoint>,
+    panel: Panel,
 }
 
 impl Live {
@@ -53,6 +55,7 @@ impl Live {
             todos: todos.clone(),
             messages: broadcast::Sender::new(QUEUE),
             included: watch::Sender::new(Checkpoint::START),
+            panel: Panel::new(todos.store()),
         }
     }
 
@@ -61,26 +64,43 @@ impl Live {
         self.messages.receiver_count()
     }
 
-    /// Follows the log for ever, also across outages of the store.
+    /// How the projections are doing.
+    pub fn panel(&self) -> &Panel {
+        &self.panel
+    }
+
+    /// Follows the log for ever, also across outages of the store and while the board is paused.
     pub async fn run(&self, projector: &RunningProjector) -> Infallible {
-        loop {
-            let Err(error) = self.follow(projector).await;
-            tracing::warn!(%error, "pages get no changes until the store is back");
-            tokio::time::sleep(PAUSE).await;
+        let changes = async {
+            loop {
+                match self.follow(projector).await {
+                    Err(TodoError::Projector(error)) if error.is_paused() => {}
+                    Err(error) => tracing::warn!(%error, "pages get no changes for now"),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            never = changes => never,
+            never = self.panel.run() => never,
         }
     }
 
     async fn follow(&self, projector: &RunningProjector) -> Result<Infallible, TodoError> {
         let store = self.todos.store();
         let from = read_model::progress(store).await?;
-        self.included.send_replace(from);
-        self.send(Message::StartAgain);
+        if self.included.send_replace(from) != from {
+            self.send(Message::StartAgain);
+        }
         let mut log = store
             .subscribe(from, EventFilter::of::<Feed>())
             .with_page_limit(PAGE);
         loop {
             let page = log.next_page().await?;
-            projector.caught_up(page.checkpoint).await?;
+            projector
+                .projection(BOARD)
+                .caught_up(page.checkpoint)
+                .await?;
             if !page.events.is_empty() && self.listeners() > 0 {
                 let change = read_model::changed(store, &page.events).await?;
                 let included = page.checkpoint;
@@ -99,12 +119,17 @@ impl Live {
     }
 
     /// What one page gets: the state, then each change, for ever; it ends when the state cannot be
-    /// read, and then the browser comes again.
-    pub fn listen(&self) -> impl Stream<Item = Result<Event, Infallible>> + Send + use<> {
+    /// read, and then the browser comes again. If it wants to, also how the projections are doing.
+    pub fn listen(
+        &self,
+        projections: bool,
+    ) -> impl Stream<Item = Result<Event, Infallible>> + Send + use<> {
         let page = Page {
             live: self.clone(),
             messages: self.messages.subscribe(),
             seen: None,
+            projections: projections.then(|| self.panel.watch()),
+            board: None,
         };
         stream::unfold(page, |mut page| async move {
             let told = page.next().await?;
@@ -124,6 +149,9 @@ struct Page {
     messages: broadcast::Receiver<Message>,
     /// Up to where its state includes the log; `None`: it needs the whole state.
     seen: Option<Checkpoint>,
+    projections: Option<watch::Receiver<Known>>,
+    /// Which read model its state comes from, as far as it knows.
+    board: Option<i64>,
 }
 
 /// One server-sent event.
@@ -140,7 +168,21 @@ impl Page {
             let Some(seen) = self.seen else {
                 return self.whole_state().await;
             };
-            match self.messages.recv().await {
+            let message = tokio::select! {
+                message = self.messages.recv() => message,
+                known = next(&mut self.projections) => {
+                    // It may have been rebuilt.
+                    if self.board.replace(known.board).is_some_and(|board| board != known.board) {
+                        self.seen = None;
+                    }
+                    return Some(Told {
+                        name: "projections",
+                        included: seen,
+                        json: json(&known.rows),
+                    });
+                }
+            };
+            match message {
                 Ok(Message::Change { included, json }) if included.position > seen.position => {
                     self.seen = Some(included);
                     return Some(Told {
@@ -176,6 +218,15 @@ impl Page {
     }
 }
 
+async fn next(projections: &mut Option<watch::Receiver<Known>>) -> Known {
+    if let Some(known) = projections
+        && known.changed().await.is_ok()
+    {
+        return known.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
 fn json(value: &impl Serialize) -> Arc<str> {
     // Maps with text keys and plain values always become JSON.
     serde_json::to_string(value).unwrap_or_default().into()
@@ -202,6 +253,8 @@ mod tests {
             live: live.clone(),
             messages: live.messages.subscribe(),
             seen: None,
+            projections: None,
+            board: None,
         };
         (live, page)
     }

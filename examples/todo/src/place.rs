@@ -73,6 +73,11 @@ impl PlaceArgs {
 }
 
 impl Place {
+    /// True when other programs cannot see what is kept there.
+    pub fn is_private(&self) -> bool {
+        matches!(self, Self::Url { url, .. } if url.starts_with("memory:"))
+    }
+
     /// Opens it; a file is made if there is none.
     ///
     /// # Errors

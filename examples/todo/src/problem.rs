@@ -9,7 +9,7 @@ use backstory::{
     CommandError, Reject, StoreError, StoreErrorKind,
     aggregate::UpdateError,
     command::CommandErrorKind,
-    projection::{DocumentError, DocumentErrorKind, ProjectorError},
+    projection::{DocumentError, DocumentErrorKind, ProjectorError, ProjectorErrorKind},
 };
 use serde::Serialize;
 
@@ -149,6 +149,18 @@ impl From<ProjectorError> for Problem {
             let detail = "The receipt is not of this database.";
             return Self::bad_request("receipt.foreign", detail);
         }
+        let (status, code) = match error.kind() {
+            ProjectorErrorKind::UnknownProjection { .. } => (StatusCode::NOT_FOUND, "unknown"),
+            ProjectorErrorKind::Refused { .. } => (StatusCode::CONFLICT, "refused"),
+            ProjectorErrorKind::Unanswered { .. } => (StatusCode::SERVICE_UNAVAILABLE, "silent"),
+            _ => return Self::behind(&error),
+        };
+        Self::new(status, format!("projection.{code}"), error.to_string())
+    }
+}
+
+impl Problem {
+    fn behind(error: &ProjectorError) -> Self {
         tracing::warn!(%error, "the read model is behind");
         Self::unavailable(
             "read_model.behind",

@@ -18,6 +18,8 @@ use crate::todo::{List, ListEvent, Task, TaskEvent};
 const LISTS: Collection = Collection::named("lists");
 const TASKS: Collection = Collection::named("tasks").indexed("list");
 const COUNTERS: Collection = Collection::named("counters");
+/// The projection's name: its checkpoint's on disk.
+pub const BOARD: &str = "board";
 /// The key of the one document in [`COUNTERS`].
 const ALL: &str = "all";
 /// Documents per page when many are read.
@@ -121,7 +123,7 @@ pub struct BoardProjection;
 #[async_trait]
 impl Projection<Documents> for BoardProjection {
     type Event = Feed;
-    const NAME: &'static str = "board"; // the checkpoint's name on disk
+    const NAME: &'static str = BOARD;
 
     async fn project(&self, batch: &[Envelope<Feed>], docs: &mut Documents) -> projection::Result {
         // One question to the store for all tasks of the batch, instead of one for each.
@@ -199,10 +201,7 @@ async fn task(
 /// # Errors
 /// When the store is away.
 pub async fn progress(store: &Store) -> Result<Checkpoint, StoreError> {
-    let progress = store
-        .load_progress(<BoardProjection as Projection<Documents>>::NAME)
-        .await?;
-    Ok(progress.checkpoint)
+    Ok(store.load_progress(BOARD).await?.checkpoint)
 }
 
 /// Everything, or the tasks of one list only.
@@ -241,12 +240,10 @@ pub async fn changed(store: &Store, events: &[RecordedEvent]) -> Result<Board, D
             .map(|id| id.key().to_owned())
             .collect()
     };
-    // A unit of work that is never stored: it reads many documents at once.
-    let mut docs = Documents::new(Arc::new(store.clone()));
-    let tasks: Vec<TaskView> = many(&mut docs, TASKS, keys(Task::CATEGORY)).await?;
+    let tasks: Vec<TaskView> = many(store, TASKS, keys(Task::CATEGORY)).await?;
     let mut lists = keys(List::CATEGORY);
     lists.extend(tasks.iter().map(|task| task.list.to_string()));
-    let lists = many(&mut docs, LISTS, lists).await?;
+    let lists = many(store, LISTS, lists).await?;
     Ok(Board {
         lists,
         tasks,
@@ -278,11 +275,14 @@ async fn all<T: DeserializeOwned>(
     }
 }
 
-async fn many<T: DeserializeOwned>(
-    docs: &mut Documents,
+/// Those of these documents that there are, in the order of their keys.
+pub(crate) async fn many<T: DeserializeOwned>(
+    store: &Store,
     collection: Collection,
     keys: BTreeSet<String>,
 ) -> Result<Vec<T>, DocumentError> {
+    // A unit of work that is never stored: it reads many documents at once.
+    let mut docs = Documents::new(Arc::new(store.clone()));
     docs.prefetch(collection, &keys).await?;
     let mut found = Vec::new();
     for key in &keys {

@@ -16,5 +16,7 @@ mod domain;
 mod live;
 mod outage;
 mod projection;
+mod projections;
+mod search;
 mod servers;
 mod support;

@@ -219,9 +219,11 @@ impl Server {
 
     /// Listens as a page does.
     pub(crate) async fn listen(&self) -> Events {
-        let request = self
-            .request(Method::GET, "/api/events")
-            .body(Full::default());
+        self.listen_to("/api/events").await
+    }
+
+    pub(crate) async fn listen_to(&self, path: &str) -> Events {
+        let request = self.request(Method::GET, path).body(Full::default());
         let answer = self.client.request(request.expect("a request"));
         let answer = timeout(LONG, answer)
             .await
@@ -299,6 +301,16 @@ impl Events {
             let bytes = frame.into_data().expect("data");
             self.buffer
                 .push_str(std::str::from_utf8(&bytes).expect("UTF-8"));
+        }
+    }
+
+    /// The next message of this name.
+    pub(crate) async fn expect_soon(&mut self, name: &str) -> Message {
+        loop {
+            let message = self.next().await.expect("the stream goes on");
+            if message.name == name {
+                return message;
+            }
         }
     }
 

@@ -95,6 +95,11 @@ impl App {
             .route("/", get(asset!("text/html", "page/index.html")))
             .route("/style.css", get(asset!("text/css", "page/style.css")))
             .route("/app.js", get(asset!("text/javascript", "page/app.js")))
+            .route("/panel.js", get(asset!("text/javascript", "page/panel.js")))
+            .route(
+                "/search.js",
+                get(asset!("text/javascript", "page/search.js")),
+            )
             .route(
                 "/favicon.svg",
                 get(asset!("image/svg+xml", "page/favicon.svg")),

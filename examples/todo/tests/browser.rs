@@ -1,5 +1,6 @@
 //! The page in a real browser: two tabs that see each other's changes, also across a crash of the
-//! server, without reload and without polling; and the page on a phone.
+//! server, without reload and without polling; searching and operating projections by keyboard; and
+//! the page on a phone.
 //!
 //! Needs Chromium and `chromedriver`: `scripts/test --browser`.
 
@@ -22,15 +23,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fantoccini::{Client, ClientBuilder, Locator, elements::Element, wd::WindowHandle};
+use backstory::{Append, EventStore, ExpectedVersion, NewEvent, StreamId, sqlite::SqliteStore};
+use fantoccini::{Client, ClientBuilder, Locator, elements::Element, key::Key, wd::WindowHandle};
 use futures::FutureExt;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use support::{LONG, Server, data, todo};
+use todo::todo::{ListEvent, TaskEvent};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
+use uuid::Uuid;
 
 const A_SECOND: u64 = 1_000;
 
@@ -162,6 +166,8 @@ async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf)
             "GET /",
             "GET /style.css",
             "GET /app.js",
+            "GET /panel.js",
+            "GET /search.js",
             "GET /favicon.svg",
             "GET /api/events",
         ];
@@ -171,6 +177,143 @@ async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf)
         );
     }
     drop(server);
+}
+
+/// Notes what the panel says of the board whenever it changes, and marks the page.
+const WATCH_BOARD: &str = r#"
+    const note = () => {
+        const board = document.querySelector('[data-name="board"]');
+        const progress = board?.querySelector("progress");
+        window.noted.push({
+            state: board?.dataset.state, lag: board?.dataset.lag,
+            share: progress && !progress.hidden ? progress.value / progress.max : null,
+        });
+    };
+    window.noted = [];
+    note();
+    new MutationObserver(note).observe(document.querySelector('[data-testid="projections"]'), {
+        subtree: true, childList: true, characterData: true, attributes: true,
+    });
+"#;
+
+const MANY: u32 = 4_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_found_and_projections_operated_by_keyboard_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    fill_with_many(folder.path()).await;
+    let log = folder.path().join("requests.log");
+    let server = start(folder.path(), &log, 0).await;
+    let browser = Browser::start(json!({})).await;
+    browser.run(|client| by_keyboard(client, server, log)).await;
+}
+
+async fn by_keyboard(client: Client, server: Server, log: PathBuf) {
+    client
+        .goto(&format!("http://{}/", server.address))
+        .await
+        .unwrap();
+    until(&client, "connection", "live").await;
+    client.execute("window.noted = []", vec![]).await.unwrap();
+
+    // Typed, chosen by arrow and Enter: its list and its filter are shown, and the task is focused.
+    let search = wait_for(&client, "[data-testid=search]").await;
+    search.send_keys("numb 17").await.unwrap();
+    until_count(&client, "[data-testid=found]", 20).await;
+    search.send_keys("77").await.unwrap();
+    until_count(&client, "[data-testid=found]", 1).await;
+    search.send_keys(&Key::Down.to_string()).await.unwrap();
+    wait_for(&client, "[data-testid=found][aria-selected=true]").await;
+    search.send_keys(&Key::Enter.to_string()).await.unwrap();
+    let found = wait_for(&client, "[data-testid=task]:focus").await;
+    assert_eq!(
+        found.attr("data-state").await.unwrap().as_deref(),
+        Some("done")
+    );
+    assert!(found.text().await.unwrap().contains("number 1777"));
+
+    // What is shown follows what happens; nothing is found in words.
+    search.send_keys("xylo").await.unwrap();
+    let nothing = wait_for(&client, "[data-testid=found-nothing]:not([hidden])").await;
+    assert_eq!(nothing.text().await.unwrap(), "Nothing found");
+    let state = server.get("/api/state").await.json();
+    let new = json!({ "list": state["lists"][0]["id"], "title": "buy a xylophone" });
+    server.post("/api/tasks", new).await.id();
+    until_count(&client, "[data-testid=found]", 1).await;
+    search.send_keys(&Key::Escape.to_string()).await.unwrap();
+    until_count(&client, "[data-testid=found]", 0).await;
+
+    // A pause is shown, and what the board lags behind.
+    wait_for(&client, "[data-testid=projections] summary")
+        .await
+        .send_keys(&Key::Enter.to_string())
+        .await
+        .unwrap();
+    client.execute(WATCH_BOARD, vec![]).await.unwrap();
+    let press = async |button: &str| {
+        let button = format!("[data-name=board] [data-testid=projection-{button}]:enabled");
+        let button = wait_for(&client, &button).await;
+        button.send_keys(&Key::Enter.to_string()).await.unwrap();
+    };
+    press("toggle").await;
+    noted(&client, |board| board["state"] == "paused").await;
+    let new = json!({ "list": state["lists"][0]["id"], "title": "sweep" });
+    server.post("/api/tasks", new).await.id();
+    noted(&client, |board| {
+        board["state"] == "paused" && board["lag"] == "1"
+    })
+    .await;
+    press("toggle").await;
+    wait_for(
+        &client,
+        "[data-name=board][data-state=running][data-lag='0']",
+    )
+    .await;
+    eventually("what was added meanwhile", async || {
+        let active = wait_for(&client, "[data-testid=counter-active]").await;
+        (active.text().await.unwrap() == "2").then_some(())
+    })
+    .await;
+
+    // A rebuild is shown while it is done, and what it has done already.
+    press("rebuild").await;
+    noted(&client, |board| {
+        let share = board["share"].as_f64();
+        board["state"] == "rebuilding" && share.is_some_and(|share| share > 0.0 && share < 1.0)
+    })
+    .await;
+    wait_for(&client, "[data-name=board][data-state=running]").await;
+    let requests = requests(&log);
+    let count = |wanted: &str| requests.iter().filter(|r| *r == wanted).count();
+    assert_eq!(count("GET /"), 1, "{requests:?}");
+    assert_eq!(count("GET /api/events"), 1, "{requests:?}");
+    // Once per letter at most, and when something has changed.
+    assert!(count("GET /api/search") < 20, "{requests:?}");
+}
+
+/// One list of so many tasks, all of them done.
+async fn fill_with_many(folder: &Path) {
+    let store = SqliteStore::connect(folder.join("todo.db").to_str().unwrap()).await;
+    let store = store.unwrap();
+    let list = Uuid::now_v7();
+    let name = "Many".to_owned();
+    let opened = NewEvent::of(&ListEvent::Opened { name }).unwrap();
+    let opened = Append::to(
+        StreamId::new("list", list).unwrap(),
+        ExpectedVersion::NoStream,
+        [opened],
+    );
+    store.append(opened).await.unwrap();
+    let append = async |n: u32| {
+        let title = format!("task number {n}");
+        let events = [TaskEvent::Added { list, title }, TaskEvent::Completed];
+        let events = events.map(|event| NewEvent::of(&event).unwrap());
+        let stream = StreamId::new("task", Uuid::now_v7()).unwrap();
+        let append = Append::to(stream, ExpectedVersion::NoStream, events);
+        store.append(append).await.unwrap();
+    };
+    futures::future::join_all((1..=MANY).map(append)).await;
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,6 +358,13 @@ async fn on_a_phone(client: Client, server: Server) {
     fill(&client, "new-task", "new-task-title", "   ").await;
     wait_for(&client, "[data-testid=error]:not(:empty)").await;
     check_boxes(&client, "an error").await;
+    click(&client, "[data-testid=projections] summary").await;
+    until_count(&client, "[data-testid=projection]", 2).await;
+    check_boxes(&client, "projections").await;
+    let search = wait_for(&client, "[data-testid=search]").await;
+    search.send_keys("t").await.unwrap();
+    until_count(&client, "[data-testid=found]", 2).await;
+    check_boxes(&client, "a search").await;
 }
 
 async fn check_boxes(client: &Client, what: &str) {
@@ -308,10 +458,8 @@ async fn noted(client: &Client, wanted: impl Fn(&Value) -> bool) -> u64 {
             .as_array()
             .expect("the page was not loaded again")
             .clone();
-        noted
-            .iter()
-            .find(|page| wanted(page))
-            .and_then(|page| page["at"].as_u64())
+        let found = noted.iter().find(|page| wanted(page));
+        found.map(|page| page["at"].as_u64().unwrap_or_default())
     })
     .await
 }

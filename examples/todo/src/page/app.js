@@ -1,6 +1,9 @@
 // The page of the todo example. What it shows comes from the event stream alone: a button asks the server for a change,
 // and the change is drawn when the stream reports it, here exactly as in every other open tab.
 
+import { startPanel } from "/panel.js";
+import { startSearch } from "/search.js";
+
 const FILTERS = ["active", "done", "removed"];
 const RECEIPT = "x-backstory-receipt";
 const ANSWER_WITHIN_MS = 20_000;
@@ -66,7 +69,7 @@ let reopenAfter = REOPEN_AFTER_MS.first;
 function open() {
   clearTimeout(reopening);
   stream?.close();
-  const opened = new EventSource("/api/events");
+  const opened = new EventSource("/api/events?projections");
   stream = opened;
   opened.addEventListener("snapshot", (event) => {
     messages += 1;
@@ -77,7 +80,9 @@ function open() {
   opened.addEventListener("change", (event) => {
     messages += 1;
     merge(JSON.parse(event.data));
+    search.again(event.lastEventId);
   });
+  opened.addEventListener("projections", (event) => drawProjections(JSON.parse(event.data)));
   opened.addEventListener("error", () => {
     connected(false);
     if (opened.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
@@ -234,7 +239,7 @@ page.dismiss.addEventListener("click", () => {
 
 // ---- which list, which filter: kept in the address, so that reload, links and the back button work -------------------
 
-const view = { list: undefined, filter: "active", shown: undefined, opening: undefined };
+const view = { list: undefined, filter: "active", shown: undefined, opening: undefined, finding: undefined };
 
 function readAddress() {
   const [, list, filter] = location.hash.match(/^#\/([^/]+)(?:\/(\w+))?$/) ?? [];
@@ -293,6 +298,22 @@ for (const field of [page.listName, page.taskTitle]) {
 }
 page.problem.addEventListener("keydown", (event) => event.key === "Escape" && page.dismiss.click());
 
+// ---- searching, and operating projections --------------------------------------------------------------------------
+
+const search = startSearch(byId("search"), byId("found"), byId("found-nothing"), byId("found-template"), {
+  announce,
+  open(task) {
+    view.finding = task.id;
+    location.hash = `#/${task.list}/${task.done ? "done" : "active"}`;
+    readAddress();
+    render();
+  },
+});
+
+const drawProjections = startPanel(byId("projections-state"), byId("projections"), byId("projection-template"), {
+  sync, ask, announce, showError,
+});
+
 // ---- drawing -------------------------------------------------------------------------------------------------------
 
 // A burst of messages is drawn once. A message port, because timers and frames are held back in background tabs.
@@ -320,6 +341,11 @@ function render() {
   if (list && view.opening === list.id) {
     view.opening = undefined;
     page.taskTitle.focus();
+  }
+  const found = page.tasks.querySelector(`[data-id="${view.finding}"]`);
+  if (found) {
+    view.finding = undefined;
+    found.focus();
   }
 }
 

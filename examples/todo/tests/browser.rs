@@ -215,7 +215,15 @@ async fn by_keyboard(client: Client, server: Server, log: PathBuf) {
         .await
         .unwrap();
     until(&client, "connection", "live").await;
-    client.execute("window.noted = []", vec![]).await.unwrap();
+    let count = async |state: &str| {
+        let counter = wait_for(&client, &format!("[data-testid=counter-{state}]")).await;
+        counter.text().await.unwrap()
+    };
+    let all = (MANY / 4).to_string();
+    eventually("all of it", async || {
+        (count("done").await == all).then_some(())
+    })
+    .await;
 
     // Typed, chosen by arrow and Enter: its list and its filter are shown, and the task is focused.
     let search = wait_for(&client, "[data-testid=search]").await;
@@ -271,8 +279,7 @@ async fn by_keyboard(client: Client, server: Server, log: PathBuf) {
     )
     .await;
     eventually("what was added meanwhile", async || {
-        let active = wait_for(&client, "[data-testid=counter-active]").await;
-        (active.text().await.unwrap() == "2").then_some(())
+        (count("active").await == "2").then_some(())
     })
     .await;
 

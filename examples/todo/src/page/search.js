@@ -8,11 +8,13 @@ export function startSearch(field, list, nothing, template, { open, announce }) 
   let found = [];
   let at = -1; // of the marked one
   let asked; // aborts the question that is still open
+  let later; // what happened since then
   let waiting;
 
   async function ask(receipt) {
     asked?.abort();
     const { signal } = (asked = new AbortController());
+    later = undefined;
     const typed = field.value.trim();
     if (typed === "") return close();
     try {
@@ -28,6 +30,9 @@ export function startSearch(field, list, nothing, template, { open, announce }) 
       // A search again that was not asked for by hand leaves what is shown.
       if (!signal.aborted && !receipt) show([], "The search does not answer right now.");
     }
+    if (signal.aborted) return;
+    asked = undefined;
+    if (later) ask(later);
   }
 
   function show(tasks, text) {
@@ -70,6 +75,7 @@ export function startSearch(field, list, nothing, template, { open, announce }) 
 
   function close() {
     asked?.abort();
+    asked = undefined;
     clearTimeout(waiting);
     found = [];
     list.replaceChildren();
@@ -97,6 +103,12 @@ export function startSearch(field, list, nothing, template, { open, announce }) 
     event.preventDefault();
   });
 
-  // What the receipt names has happened: what is shown may be another.
-  return { again: (receipt) => (list.hidden && nothing.hidden) || ask(receipt) };
+  return {
+    // What the receipt names has happened, and may change what is shown.
+    again(receipt) {
+      if (list.hidden && nothing.hidden) return;
+      if (asked) later = receipt;
+      else ask(receipt);
+    },
+  };
 }

@@ -78,6 +78,7 @@ mod jump;
 mod letters;
 mod loads;
 mod maintenance;
+mod need;
 mod options;
 mod outage;
 mod pooler;
@@ -133,6 +134,7 @@ use crate::{
     health::Listener,
     jump::Losses,
     loads::{Load, Loads},
+    need::Need,
     outage::Outage,
     read::Reader,
     replica::Replica,
@@ -223,7 +225,7 @@ impl PostgresStore {
     ) -> Result<Self, StoreError> {
         let schema = Schema::new(&options.schema)?;
         let sql = Arc::new(Statements::new(&schema, !options.pooler.is_used()));
-        let pool = Pool::new(pool, &options);
+        let pool = Pool::new(pool, owns_pool.then(Need::default), &options);
         let mut session = Session::open_first(&connect, &options)
             .await
             .map_err(store_error)?;

@@ -167,7 +167,8 @@ impl PostgresOptions {
         self
     }
 
-    /// How many connections read and run projections; 8 by default. Not used with a pool of your own.
+    /// How many connections read and run projections at most; 8 by default. Those beyond the most
+    /// that were in use at once within 10 seconds are closed. Not used with a pool of your own.
     #[must_use]
     pub fn with_readers(mut self, connections: u32) -> Self {
         self.readers = connections.max(1);

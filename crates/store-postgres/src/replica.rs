@@ -20,6 +20,7 @@ use crate::{
     PostgresOptions,
     edge::Edge,
     error::{store_error, timed_out},
+    need::Need,
     outage::Outage,
     read::Reader,
     session::{Lease, Pool, connections},
@@ -70,7 +71,7 @@ impl Replica {
         let outage = Outage::new();
         let pool = connections(connect, &options, &outage);
         let reader = Reader {
-            pool: Pool::new(pool, &options),
+            pool: Pool::new(pool, Some(Need::default()), &options),
             outage,
             server: Server::Standby,
             tail: None,

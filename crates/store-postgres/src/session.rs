@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     Pooler, PostgresOptions,
     error::{Class, breaks_connection, class, sqlstate, timed_out},
+    need::Need,
     outage::Outage,
     pooler,
 };
@@ -268,15 +269,18 @@ pub(crate) fn jitter(longest: Duration) -> Duration {
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(crate) connections: PgPool,
+    /// Nothing for a pool that is not our own.
+    need: Option<Need>,
     pooler: Pooler,
     wait: Duration,
     retry: Duration,
 }
 
 impl Pool {
-    pub(crate) fn new(connections: PgPool, options: &PostgresOptions) -> Self {
+    pub(crate) fn new(connections: PgPool, need: Option<Need>, options: &PostgresOptions) -> Self {
         Self {
             connections,
+            need,
             pooler: options.pooler,
             wait: options.connect_timeout,
             retry: options.retry,
@@ -315,11 +319,15 @@ impl Lease {
 
     /// One in no transaction. It goes back by [`Lease::done`].
     pub(crate) async fn bare(pool: &Pool) -> Result<Self, Error> {
-        Ok(Self {
+        let lease = Self {
             connection: pool.connections.acquire().await?,
             pooler: pool.pooler,
             done: false,
-        })
+        };
+        if let Some(need) = &pool.need {
+            need.taken(&pool.connections);
+        }
+        Ok(lease)
     }
 
     /// One in a transaction that begins with these statements.

@@ -14,6 +14,8 @@ mod edge;
 mod failures;
 mod growth;
 mod health;
+#[cfg(target_os = "linux")]
+mod idle;
 mod import;
 mod indexes;
 mod inline;

@@ -41,6 +41,9 @@ pub struct Args {
     /// Append to the log of this database: what the program starts itself with
     #[arg(long, hide = true, value_name = "URL", requires = "events")]
     pub feed: Option<String>,
+    /// Catch up with the log of this database: what the program starts itself with
+    #[arg(long, hide = true, value_name = "URL")]
+    pub catch_up: Option<String>,
     /// How many events to append
     #[arg(long, hide = true, value_name = "EVENTS")]
     pub events: Option<usize>,
@@ -75,6 +78,8 @@ pub enum CaseName {
     Statistics,
     /// The other cases again on a large table
     Growth,
+    /// The most memory while catching up with a log, and with a large one
+    Memory,
 }
 
 impl CaseName {

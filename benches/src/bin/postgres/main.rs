@@ -30,6 +30,9 @@ async fn main() -> Result<(), BoxError> {
     if let (Some(url), Some(events)) = (&args.feed, args.events) {
         return feed::run(url, events).await;
     }
+    if let Some(url) = &args.catch_up {
+        return cases::memory::catch_up(url).await;
+    }
     let bench = Bench::start(args).await?;
     for case in bench.args.cases() {
         cases::run(&bench, case).await?;

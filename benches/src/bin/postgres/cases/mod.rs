@@ -7,6 +7,7 @@ mod contended;
 mod dcb;
 mod growth;
 pub mod live;
+pub mod memory;
 mod project;
 mod read;
 mod rehydrate;
@@ -25,10 +26,11 @@ use crate::{
 /// Measures a case in all rounds and reports its figures.
 pub async fn run(bench: &Bench, case: CaseName) -> Result<(), BoxError> {
     bench.report.say(format!("\n{}", case.text()));
-    if case == CaseName::Growth {
-        return growth::run(bench).await;
+    match case {
+        CaseName::Growth => growth::run(bench).await,
+        CaseName::Memory => memory::run(bench).await,
+        case => rounds(bench, case).await,
     }
-    rounds(bench, case).await
 }
 
 async fn rounds(bench: &Bench, case: CaseName) -> Result<(), BoxError> {
@@ -103,7 +105,8 @@ async fn measure(bench: &Bench, case: CaseName, ground: Ground) -> Result<Vec<Sa
         CaseName::Command => command::ours(bench, ground).await,
         CaseName::Bulk => bulk::ours(bench, ground).await,
         CaseName::Statistics => statistics::ours(bench).await,
-        CaseName::Growth => Ok(Vec::new()), // made of the others
+        // They do it themselves.
+        CaseName::Growth | CaseName::Memory => Ok(Vec::new()),
     }
 }
 
@@ -123,9 +126,11 @@ async fn measure_raw(
         CaseName::Project => project::raw(bench).await,
         CaseName::Command => command::raw(bench).await,
         CaseName::Bulk => bulk::raw(bench).await,
-        CaseName::Live | CaseName::Visible | CaseName::Statistics | CaseName::Growth => {
-            Ok(Vec::new())
-        }
+        CaseName::Live
+        | CaseName::Visible
+        | CaseName::Statistics
+        | CaseName::Growth
+        | CaseName::Memory => Ok(Vec::new()),
     }
 }
 
@@ -142,6 +147,6 @@ fn figures(case: CaseName, ours: &Series, raw: &Series) -> Vec<Figure> {
         CaseName::Command => command::figures(ours, raw),
         CaseName::Bulk => bulk::figures(ours, raw),
         CaseName::Statistics => statistics::figures(ours),
-        CaseName::Growth => Vec::new(),
+        CaseName::Growth | CaseName::Memory => Vec::new(),
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 
 const CASE: &str = "project";
 /// Events per transaction, on both sides.
-const BATCH: usize = 5_000;
+pub const BATCH: usize = 5_000;
 
 /// One row per order, the rows of a batch by one statement in the order of their keys.
 const UPSERT: &str = "INSERT INTO public.sales AS s (key, lines, amount) \
@@ -170,7 +170,8 @@ fn say(bench: &Bench, what: &str, events: u64, seconds: f64, cpu: crate::meter::
     ));
 }
 
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+/// How long catching up may take.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
 
 const PAGE: &str = "SELECT position, category, key, version, id, name, schema_version, \
     payload::text, metadata::text, tags, recorded_at, erased_at FROM backstory.event \

@@ -391,11 +391,13 @@ END $$;
 
 -- How many more parts of a projection a process should lead, or how many fewer: all lead as many, but for one.
 CREATE FUNCTION {s}.room_v1(owner_ uuid, projection_ text, parts_ bigint)
-RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT ceil(parts_::numeric / greatest(1, (SELECT count(*) FROM {s}.replica r
+RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN ceil(parts_::numeric / greatest(1, (SELECT count(*) FROM {s}.replica r
       WHERE r.projection = projection_ AND r.until > clock_timestamp())))::bigint
-    - (SELECT count(*) FROM {s}.projection p WHERE p.owner = owner_ AND starts_with(p.name, projection_ || '~'))
-$$;
+    - (SELECT count(*) FROM {s}.projection p WHERE p.owner = owner_ AND starts_with(p.name, projection_ || '~'));
+END $$;
 
 -- What a process says of its projections, and is told about them. Whoever leads one from now on is
 -- the only one to commit: an earlier leader is fenced by the epoch. What somebody else has locked

@@ -40,10 +40,10 @@ pub(crate) async fn projections(command: Projections, out: &mut impl Write) -> R
     let name = &one.name;
     match done {
         Some(done) => {
-            let note = done
-                .note
-                .map_or_else(String::new, |note| format!(": {note}"));
-            print(out, &format!("{name}: {said}{note}, in {}\n", done.process))
+            let said = [said, &done.note.unwrap_or_default()];
+            let said = said.into_iter().filter(|text| !text.is_empty());
+            let said = said.collect::<Vec<_>>().join(": ");
+            print(out, &format!("{name}: {said}, in {}\n", done.process))
         }
         None => print(out, &format!("{name}: {said}; no process runs it now\n")),
     }

@@ -105,6 +105,8 @@ sabotages! {
         => projector::a_parked_key_waits_and_the_others_go_on;
     5 RepeatsLetters "gives the last letter of a page again on the next"
         => letters::letters_are_listed_page_by_page;
+    5 SwapsNothing "says that a rebuild has taken the place of what is read, and does nothing"
+        => projector::a_rebuild_takes_the_place_of_what_is_read;
     5 RunsNothingInline "takes projections that shall run inside appends, and does not run them"
         => projector::an_inline_read_model_is_up_to_date_when_the_append_returns;
     6 DeniesWhatItStored "says not stored after it has stored"

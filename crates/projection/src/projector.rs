@@ -11,6 +11,7 @@ use backstory_event::{Clock, EventFilter, EventStore, EventStoreExt, SystemClock
 use tokio::{runtime::Handle, sync::watch};
 use uuid::Uuid;
 
+mod asking;
 mod awaited;
 mod beats;
 mod blame;
@@ -21,9 +22,11 @@ mod failures;
 mod inlined;
 mod letters;
 mod mark;
+mod one;
 mod orders;
 mod origin;
 mod rebuild;
+mod remote;
 mod rerun;
 mod ring;
 mod running;
@@ -42,8 +45,9 @@ pub use board::{ProjectionState, ProjectionStatus, RebuildStatus};
 pub(crate) use error::chain as error_chain;
 pub use error::{ProjectorError, ProjectorErrorKind};
 pub use letters::{Letters, ReplayReport};
+pub use one::OneProjection;
 pub use rerun::RerunReport;
-pub use running::{OneProjection, RunningProjector, ShutdownReport};
+pub use running::{RunningProjector, ShutdownReport};
 pub(crate) use worker::message as panic_message;
 
 use crate::{

@@ -11,7 +11,7 @@ use backstory_projection::{
     Beat, Checkpoints, CommitError, Control, DeadLetter, DeadLetters, DocumentKey, DocumentList,
     DocumentRow, DocumentStore, DocumentWrite, Documents, Enlisted, InlineProjection, Inlines,
     LetterCount, LetterQuery, LetterWrite, OrderKind, OrderOutcome, Progress, ProjectionRow, Seat,
-    Step, Target, Turn,
+    Step, Target, Turn, TurnKind,
 };
 use uuid::Uuid;
 
@@ -185,6 +185,11 @@ impl<S: CompleteStore> DocumentStore for Saboteur<S> {
     }
 
     async fn turn_documents(&self, turn: &Turn) -> Result<Progress, CommitError> {
+        if self.sabotage == Some(Sabotage::SwapsNothing) && turn.kind == TurnKind::Swap {
+            let mut result = turn.from.clone();
+            result.epoch += 1;
+            return Ok(result);
+        }
         self.inner.turn_documents(turn).await
     }
 

@@ -98,6 +98,15 @@ pub(crate) enum Projections {
     RollBack(OneProjection),
     /// Drop what was read before the last rebuild
     DropPrevious(OneProjection),
+    /// Run a job again on events that it has passed
+    ///
+    /// Its checkpoint stays. Without filters: on all of its events.
+    Rerun {
+        #[command(flatten)]
+        one: OneProjection,
+        #[command(flatten)]
+        which: Passed,
+    },
     /// Show the events that one has left out
     Letters {
         #[command(flatten)]
@@ -131,6 +140,32 @@ pub(crate) struct Place {
     /// Back to the first event of this time or later: 2026-01-31T08:00:00Z
     #[arg(long, value_name = "TIME")]
     pub(crate) to_time: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Passed {
+    /// Only of this name; may be given again
+    #[arg(long = "event", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Only of this category; may be given again
+    #[arg(long = "category", value_name = "CATEGORY")]
+    pub(crate) categories: Vec<String>,
+    /// Only with this tag; may be given again
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Only behind this position
+    #[arg(long, value_name = "POSITION", default_value_t = 0,
+        value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) after: i64,
+    /// Only up to this position, inclusive
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) up_to: Option<i64>,
+    /// Only recorded at this time or later: 2026-01-31T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<DateTime<Utc>>,
+    /// Only recorded before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -2,7 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
-use backstory_event::{Position, StoreError};
+use backstory_event::{EventFilter, EventQuery, FilterItem, Position, StoreError, Tag};
 use backstory_projection::{
     DeadLetter, DeadLetters, LetterQuery, Letters, Operator, OperatorError, OrderKind,
     ProjectionRow, RowState, Start,
@@ -13,7 +13,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::{
-    args::{Database, OneProjection, Place, Projections, Which},
+    args::{Database, OneProjection, Passed, Place, Projections, Which},
     run::{Result, advise, print, url},
 };
 
@@ -27,6 +27,7 @@ pub(crate) async fn projections(command: Projections, out: &mut impl Write) -> R
         Projections::Trigger(one) => (one, OrderKind::Trigger, "runs now"),
         Projections::Reset(one) => (one, OrderKind::Reset, "emptied; it is built again"),
         Projections::Rewind { one, place } => (one, OrderKind::Rewind(start(&place)), "rewound"),
+        Projections::Rerun { one, which } => (one, OrderKind::Rerun(Box::new(query(which)?)), ""),
         Projections::AbortRebuild(one) => (one, OrderKind::AbortRebuild, "rebuild aborted"),
         Projections::RollBack(one) => (one, OrderKind::RollBack, "rolled back"),
         Projections::DropPrevious(one) => (one, OrderKind::DropPrevious, "previous one dropped"),
@@ -65,6 +66,21 @@ fn start(place: &Place) -> Start {
         (_, Some(time)) => Start::Time(time),
         (position, None) => Start::Position(Position::new(position.unwrap_or_default())),
     }
+}
+
+fn query(passed: Passed) -> Result<EventQuery> {
+    let tags = passed.tags.into_iter().map(Tag::new);
+    let tags = tags.collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut item = FilterItem::new().names(passed.names).tags(tags);
+    for category in passed.categories {
+        item = item.category(category);
+    }
+    let mut query =
+        EventQuery::new(EventFilter::none().or(item)).after(Position::new(passed.after));
+    query.up_to = passed.up_to.map(Position::new);
+    query.since = passed.since;
+    query.until = passed.until;
+    Ok(query)
 }
 
 fn these(which: Which) -> Letters {

@@ -112,7 +112,7 @@ pub enum Direction {
 /// let newest_ten = EventQuery::new(EventFilter::all()).backward().limit(10);
 /// let rest = EventQuery::new(EventFilter::category("todo")).after(Position::new(120));
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventQuery {
     /// Which events.

@@ -12,6 +12,7 @@ use crate::Progress;
 
 mod operator;
 mod order;
+mod query;
 mod roster;
 
 pub use operator::{Done, Operator, OperatorError};

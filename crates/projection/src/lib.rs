@@ -17,6 +17,7 @@
 //! | "the shared reader of a projector failed" | event, debug | `error` |
 //! | "a live state ended" | event, warn | `error` |
 
+mod by_key;
 mod calendar;
 mod checkpoint;
 mod control;
@@ -38,6 +39,7 @@ pub mod test_util;
 mod ticks;
 mod turn;
 
+pub use by_key::by_key;
 pub use checkpoint::{Checkpoints, CommitError, Progress, Step, Target};
 pub use control::{
     Answer, Beat, Control, Done, Leader, Operator, OperatorError, Order, OrderKind, OrderOutcome,

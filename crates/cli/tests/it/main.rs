@@ -249,6 +249,8 @@ async fn projections_are_listed_and_told_what_to_do() {
         "titles: emptied; it is built again, in pod-7\n"
     );
     projector.catch_up().await.unwrap();
+    let titles = fails(url, &["projections", "rerun", "titles", "--up-to", "9"]);
+    assert!(titles.contains("it is no job"), "{titles}");
     let back = ok(
         url,
         &["projections", "rewind", "titles", "--to-position", "1"],

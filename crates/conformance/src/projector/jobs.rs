@@ -459,6 +459,12 @@ pub async fn a_job_runs_again_on_what_it_has_passed<F: Fixture>(fixture: &F) {
         .await
         .unwrap();
     assert_eq!(seen(&store).await[9..], [2, 4, 7, 8]);
+    // Also one that does not know the job.
+    let of_a = EventQuery::new(EventFilter::stream(account("a"))).after(position(1));
+    let done = within(Operator::new(&other).rerun(LEDGER, of_a)).await;
+    let note = done.unwrap().note;
+    assert_eq!(note.as_deref(), Some("1 given again, 0 left out"));
+    assert_eq!(seen(&store).await[9..], [2, 4, 7, 8, 3]);
     let error = within(projector.rerun("other", EventQuery::new(EventFilter::all()))).await;
     let unknown = error.unwrap_err();
     assert!(

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backstory_event::StoreError;
+use backstory_event::{EventQuery, StoreError};
 use futures::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep};
 
@@ -255,6 +255,17 @@ impl Operator {
     ) -> Result<Done, OperatorError> {
         let order = OrderKind::Replay(letters.into());
         self.ask(projection, &order).await
+    }
+
+    /// Runs a job again on what it has passed; see [`RunningProjector::rerun`]. Answers with how many
+    /// events that were. It works as long as the operator is patient, and then goes on.
+    ///
+    /// # Errors
+    /// [`OperatorError`] says why not: for instance that it is no job.
+    ///
+    /// [`RunningProjector::rerun`]: crate::RunningProjector::rerun
+    pub async fn rerun(&self, job: &str, query: EventQuery) -> Result<Done, OperatorError> {
+        self.ask(job, &OrderKind::Rerun(Box::new(query))).await
     }
 
     /// Forgets events that the projection left out. Answers with how many.

@@ -4,9 +4,9 @@ use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::UnknownWord;
+use super::{UnknownWord, query};
 use crate::{Letters, Start};
-use backstory_event::Position;
+use backstory_event::{EventQuery, Position};
 
 /// What can be wanted of a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum OrderKind {
     DropPrevious,
     /// To look where it is: another part has changed that.
     Reload,
+    /// To run a job again on what it has passed.
+    Rerun(Box<EventQuery>),
     /// To project events that were left out.
     Replay(Letters),
     /// To forget events that were left out.
@@ -52,6 +54,7 @@ impl OrderKind {
             | Self::Resume
             | Self::Trigger
             | Self::Reload
+            | Self::Rerun(_)
             | Self::Replay(_)
             | Self::Discard(_) => false,
         }
@@ -70,6 +73,7 @@ impl OrderKind {
             Self::RollBack => "roll-back",
             Self::DropPrevious => "drop-previous",
             Self::Reload => "reload",
+            Self::Rerun(_) => "rerun",
             Self::Replay(_) => "replay",
             Self::Discard(_) => "discard",
         }
@@ -79,6 +83,7 @@ impl OrderKind {
     pub fn argument(&self) -> Option<String> {
         match self {
             Self::Rewind(start) => Some(start_text(*start)),
+            Self::Rerun(query) => Some(query::write(query)),
             Self::Replay(letters) | Self::Discard(letters) => Some(letters_text(letters)),
             _ => None,
         }
@@ -101,6 +106,7 @@ impl OrderKind {
             "roll-back" => Some(Self::RollBack),
             "drop-previous" => Some(Self::DropPrevious),
             "reload" => Some(Self::Reload),
+            "rerun" => query::read(argument).map(|query| Self::Rerun(Box::new(query))),
             "replay" => letters(argument).map(Self::Replay),
             "discard" => letters(argument).map(Self::Discard),
             _ => None,
@@ -158,6 +164,8 @@ fn position(text: &str) -> Option<Position> {
 
 #[cfg(test)]
 mod tests {
+    use backstory_event::EventFilter;
+
     use super::*;
 
     #[test]
@@ -177,6 +185,7 @@ mod tests {
             OrderKind::Rewind(Start::Beginning),
             OrderKind::Rewind(Start::Position(at)),
             OrderKind::Rewind(Start::Time(time)),
+            OrderKind::Rerun(Box::new(EventQuery::new(EventFilter::category("todo")))),
             OrderKind::Replay(Letters::All),
             OrderKind::Replay(Letters::Key("all the keys".into())),
             OrderKind::Discard(Letters::At(at)),
@@ -195,6 +204,7 @@ mod tests {
             ("rewind", Some("position -1")),
             ("rewind", Some("time yesterday")),
             ("replay", Some("position x")),
+            ("rerun", Some("everything")),
         ] {
             assert!(OrderKind::parse(word, argument).is_err(), "{word}");
         }

@@ -3,7 +3,7 @@
 use backstory_event::{Checkpoint, EventStoreExt, Position};
 
 use super::{
-    ReplayReport,
+    ReplayReport, RerunReport,
     board::Told,
     error::{ProjectorError, ProjectorErrorKind, chain},
     start,
@@ -60,6 +60,16 @@ impl Task {
                 return Ok(Some(format!("what is read goes on at position {live}")));
             }
             OrderKind::DropPrevious => drop(self.turn(TurnKind::DropPrevious).await?),
+            OrderKind::Rerun(query) => {
+                let report = self.rerun(*query).await.map_err(|error| chain(&error))?;
+                let RerunReport {
+                    events, left_out, ..
+                } = report;
+                let end = if report.complete { "" } else { ", ended early" };
+                return Ok(Some(format!(
+                    "{events} given again, {left_out} left out{end}"
+                )));
+            }
             OrderKind::Replay(letters) => {
                 let report = self.replay(letters).await.map_err(|error| chain(&error))?;
                 return Ok(Some(told(&report)));

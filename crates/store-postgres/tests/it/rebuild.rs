@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use backstory_event::Envelope;
 use backstory_projection::{
     self as projection, Control, Operator, Projection, Projector, ProjectorErrorKind, RowState,
-    RunningProjector, Schedule,
+    RunningProjector, Schedule, by_key,
 };
 use backstory_store_postgres::PostgresStore;
 use backstory_test_postgres::TestDatabase;
@@ -114,16 +114,19 @@ impl Projection<PgConnection> for NewTally {
         batch: &[Envelope<Vote>],
         connection: &mut PgConnection,
     ) -> projection::Result {
-        for vote in batch {
-            sqlx::query(
-                "INSERT INTO tally VALUES ($1, 1, $2) \
-                 ON CONFLICT (key) DO UPDATE SET votes = tally.votes + 1, last = excluded.last",
-            )
-            .bind(vote.stream().key())
-            .bind(vote.position().get())
-            .execute(&mut *connection)
-            .await?;
-        }
+        let polls = by_key(batch, |vote| vote.stream().key().to_owned());
+        let counts: Vec<_> = polls.values().map(|votes| votes.len() as i64).collect();
+        let last = polls.values().filter_map(|votes| votes.last());
+        let last: Vec<_> = last.map(|vote| vote.position().get()).collect();
+        sqlx::query(
+            "INSERT INTO tally SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) \
+             ON CONFLICT (key) DO UPDATE SET votes = tally.votes + excluded.votes, last = excluded.last",
+        )
+        .bind(polls.into_keys().collect::<Vec<_>>())
+        .bind(counts)
+        .bind(last)
+        .execute(connection)
+        .await?;
         Ok(())
     }
 }

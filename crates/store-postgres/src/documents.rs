@@ -225,7 +225,8 @@ pub(crate) async fn write_documents(
     let owners = owners.chain(letters::streams(step)).collect();
     let erased = erased_owners(connection, sql, owners).await?;
     let writes = Writes::living(writes, &erased);
-    writes.flush(connection, sql, &step.from.projection).await?;
+    let projection = owner(&step.from.projection);
+    writes.flush(connection, sql, projection).await?;
     letters::write(connection, sql, step).await
 }
 

@@ -15,7 +15,7 @@ use backstory_test_postgres::{TestCluster, TestDatabase};
 use sqlx::PgConnection;
 use tokio::sync::OnceCell;
 
-use crate::kit::{event, log, one, raw, run, scalar, stream, within};
+use crate::kit::{PATIENCE, event, log, one, raw, run, scalar, stream, within};
 
 /// The URL of the same database on another server.
 fn on(server: &TestCluster, database: &TestDatabase) -> String {
@@ -27,7 +27,16 @@ async fn caught_up(primary: &str, replica: &mut PgConnection) {
     let mut primary = raw(primary).await;
     let written: String = scalar(&mut primary, "SELECT pg_current_wal_flush_lsn()::text").await;
     let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn");
-    within(async { while !scalar::<bool>(replica, &replayed).await {} }).await;
+    // It replays what all tests write at the same time.
+    let patience = tokio::time::timeout(4 * PATIENCE, async {
+        while !scalar::<bool>(replica, &replayed).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(
+        patience.await.is_ok(),
+        "the replica does not get to {written}"
+    );
 }
 
 struct Pair {

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backstory_event::Envelope;
+use backstory_event::{Append, Envelope, EventStore, ExpectedVersion, NewEvent};
 use backstory_projection::{
-    self as projection, Control, Operator, Projection, Projector, ProjectorErrorKind, RowState,
-    RunningProjector, Schedule, by_key,
+    self as projection, Control, Letters, Operator, Projection, Projector, ProjectorErrorKind,
+    RowState, RunningProjector, Schedule, by_key,
 };
 use backstory_store_postgres::PostgresStore;
 use backstory_test_postgres::TestDatabase;
 use sqlx::PgConnection;
 
 use crate::{
-    kit::{eventually, raw, refused, run, scalar, until_count, within},
-    takeover::{LOST_OR_REPEATED, NAME, Replicas, Tally, Vote, next_leader, vote},
+    kit::{eventually, raw, refused, run, scalar, stream, until_count, within},
+    takeover::{LOST_OR_REPEATED, NAME, POISON, Replicas, Tally, Vote, next_leader, vote},
 };
 
 const TABLES: &str = "CREATE TABLE tally (key text PRIMARY KEY, votes bigint NOT NULL); \
@@ -283,6 +283,35 @@ async fn processes_share_parts_and_lose_nothing_when_they_are_killed() {
     until_count(&mut admin, LOST_OR_REPEATED, 0).await;
     let votes = "SELECT sum(votes)::bigint FROM tally";
     assert_eq!(scalar::<i64>(&mut admin, votes).await, 780);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poisoned_votes_are_left_out_once_whoever_is_killed() {
+    let (database, store, mut admin) = prepared().await;
+    let mut replicas = Replicas::of_parts(2);
+    let lease = Duration::from_secs(1);
+    for _ in 0..2 {
+        replicas.start(database.url(), lease);
+    }
+    let poison = stream("poll", POISON);
+    for round in 0..5 {
+        vote(&store, 20).await;
+        let cast = NewEvent::of(&Vote::Cast).unwrap();
+        let append = Append::to(poison.clone(), ExpectedVersion::Any, [cast]);
+        store.append(append).await.unwrap();
+        replicas.kill(replicas.processes()[round % 2]);
+        vote(&store, 20).await;
+        replicas.start(database.url(), lease);
+    }
+    let letters =
+        "SELECT count(*) FROM backstory.dead_letter WHERE projection = 'tally' AND parked";
+    until_count(&mut admin, letters, 5).await;
+    until_count(&mut admin, LOST_OR_REPEATED, 0).await;
+    let votes = "SELECT sum(votes)::bigint FROM tally";
+    assert_eq!(scalar::<i64>(&mut admin, votes).await, 200);
+    let operator = Operator::new(&store).with_patience(Duration::from_secs(30));
+    let done = within(operator.discard(NAME, Letters::All)).await.unwrap();
+    assert_eq!(done.note.as_deref(), Some("5 discarded"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,8 @@ use std::{
 use async_trait::async_trait;
 use backstory_event::{Append, Envelope, Event, EventStoreExt, ExpectedVersion, NewEvent};
 use backstory_projection::{
-    self as projection, Control, Projection, Projector, ProjectorOptions, RowState, Schedule,
+    self as projection, Control, OnFailure, Projection, Projector, ProjectorOptions, RowState,
+    Schedule,
 };
 use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestDatabase;
@@ -23,6 +24,8 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(1);
 const REPLICAS: usize = 3;
 pub(crate) const NAME: &str = "tally";
+/// Where votes make the tally fail.
+pub(crate) const POISON: &str = "poison";
 
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(prefix = "vote", crate = "backstory_event")]
@@ -42,12 +45,19 @@ impl Projection<PgConnection> for Tally {
         &["tally"]
     }
 
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::park().after(1)
+    }
+
     async fn project(
         &self,
         batch: &[Envelope<Vote>],
         connection: &mut PgConnection,
     ) -> projection::Result {
         for vote in batch {
+            if vote.stream().key() == POISON {
+                return Err("nobody may vote there".into());
+            }
             sqlx::query(
                 "INSERT INTO tally VALUES ($1, 1) \
                  ON CONFLICT (key) DO UPDATE SET votes = tally.votes + 1",
@@ -190,8 +200,11 @@ pub(crate) async fn vote(store: &PostgresStore, votes: usize) {
     }
 }
 
+/// Each vote is counted, or left out.
 pub(crate) const LOST_OR_REPEATED: &str = "SELECT count(*) FROM \
-    (SELECT e.key, count(*) AS votes FROM backstory.event e WHERE e.name = 'vote.cast' GROUP BY e.key) e \
+    (SELECT e.key, count(*) AS votes FROM backstory.event e WHERE e.name = 'vote.cast' \
+      AND NOT EXISTS (SELECT FROM backstory.dead_letter d WHERE d.projection = 'tally' AND d.position = e.position) \
+      GROUP BY e.key) e \
     FULL JOIN tally t ON t.key = e.key WHERE t.votes IS DISTINCT FROM e.votes";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,7 +44,7 @@ use process::Process;
 use subjects::{Curses, Ledger, Mailer, Money, job};
 
 /// So many, unless `BACKSTORY_SEEDS` says which: `0..100000`, or `929..930` to see one again.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 6_000;
 const STEPS: usize = 120;
 const THREADS: u64 = 4;
 const LEDGERS: [&str; 2] = ["ledger_0", "ledger_1"];

@@ -8,7 +8,7 @@ use backstory_event::{Position, StoreError};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::Progress;
+use crate::{Part, Progress};
 
 mod operator;
 mod order;
@@ -143,6 +143,25 @@ pub enum OrderOutcome {
     Gone,
 }
 
+impl OrderOutcome {
+    /// What the row of an order says: whether it was answered, by which process, and with what.
+    pub fn answered(
+        answered: bool,
+        process: Option<String>,
+        failure: Option<String>,
+        note: Option<String>,
+    ) -> Self {
+        match failure {
+            _ if !answered => Self::Pending,
+            Some(reason) => Self::Failed { reason },
+            None => Self::Done {
+                process: process.unwrap_or_default(),
+                note,
+            },
+        }
+    }
+}
+
 /// How a projection is doing, as the store keeps it for everybody to see.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -242,6 +261,25 @@ impl ProjectionRow {
             rebuild: None,
             previous: None,
         }
+    }
+
+    /// With the read models beside the live one: the one that is being built, what its leader says of
+    /// it, and the one before. A rebuild is one for all parts, and shown with the first.
+    #[must_use]
+    pub fn with_beside(
+        mut self,
+        next: Option<Progress>,
+        report: Option<RebuildReport>,
+        previous: Option<Progress>,
+    ) -> Self {
+        let next = next.filter(|_| Part::split(&self.projection).1.index == 0);
+        let next = next.map(|next| Rebuild::new(next, RowState::Idle));
+        self.rebuild = match (next, report) {
+            (Some(next), Some(report)) => Some(next.reported(report)),
+            (next, _) => next,
+        };
+        self.previous = previous;
+        self
     }
 
     /// How many events of the log it has not passed yet, wanted or not.

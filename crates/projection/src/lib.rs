@@ -67,4 +67,4 @@ pub use projector::{
 };
 pub use reactor::{Effect, NeverReplayed, Reactor};
 pub use schedule::{Continuous, Cron, Inline, Once, Periodic, Schedule, Start};
-pub use turn::{Slot, Turn, TurnKind, TurnPlan, TurnRefusal};
+pub use turn::{Rename, Slot, Turn, TurnKind, TurnPlan, TurnRefusal};

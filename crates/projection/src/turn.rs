@@ -30,6 +30,15 @@ impl Slot {
         format!("{name}{}", self.suffix())
     }
 
+    /// The name of the progress in this slot that goes with a live one: of `Next` there is one for all
+    /// parts, of `Previous` one for each.
+    pub fn beside(self, live: &str) -> String {
+        match self {
+            Self::Next => self.name(owner(live)),
+            Self::Live | Self::Previous => self.name(live),
+        }
+    }
+
     /// The slot of a name, and the name without its suffix.
     pub fn split(name: &str) -> (&str, Self) {
         let beside = [Self::Next, Self::Previous].into_iter();
@@ -70,6 +79,29 @@ pub enum TurnKind {
     DropPrevious,
 }
 
+/// A read model whose collections and letters change their projection, and their names the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    /// The projection before.
+    pub from: String,
+    /// What its collections' names end with.
+    pub from_suffix: &'static str,
+    /// The projection afterwards.
+    pub to: String,
+    /// What its collections' names end with then.
+    pub to_suffix: &'static str,
+    /// True when it becomes the live one: no other projection may have collections of these names.
+    pub is_live: bool,
+}
+
+impl Rename {
+    /// The name of a collection afterwards.
+    pub fn collection(&self, name: &str) -> String {
+        let base = name.strip_suffix(self.from_suffix).unwrap_or(name);
+        format!("{base}{}", self.to_suffix)
+    }
+}
+
 /// What a [`Turn`] does to progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnPlan {
@@ -106,6 +138,27 @@ impl Turn {
             "collection {collection:?} belongs to another projection: a projection that is rebuilt \
              needs collections of its own"
         )
+    }
+
+    /// How the read model of a slot and the live one change places, which becomes the previous one: one
+    /// after another, so that no two have the same name.
+    pub fn renames(&self, beside: Slot) -> [Rename; 3] {
+        let name = self.projection();
+        let live = (name.to_owned(), "");
+        let aside = (format!("{name}~"), "~");
+        let of = |slot: Slot| (slot.name(name), slot.suffix());
+        [
+            (live.clone(), aside.clone()),
+            (of(beside), live),
+            (aside, of(Slot::Previous)),
+        ]
+        .map(|((from, from_suffix), (to, to_suffix))| Rename {
+            is_live: to == name,
+            from,
+            from_suffix,
+            to,
+            to_suffix,
+        })
     }
 
     /// What it does, given the progress of all parts and slots of the projection: the rows whose
@@ -226,6 +279,13 @@ impl TurnRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rebuild_is_one_for_all_parts() {
+        assert_eq!(Slot::Next.beside("orders~1of4"), "orders~next");
+        assert_eq!(Slot::Previous.beside("orders~1of4"), "orders~1of4~previous");
+        assert_eq!(Slot::Live.beside("orders"), "orders");
+    }
 
     #[test]
     fn a_name_tells_its_slot() {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use backstory_event::{Payload, StoreError, StreamId};
 use backstory_projection::{
     Beat, Checkpoints, CommitError, DeadLetter, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, Documents, Enlisted, InlineProjection, Progress, Raise, Roster,
-    Seat, Slot, Step, Target, Turn, TurnRefusal, owner,
+    DocumentStore, DocumentWrite, Documents, Enlisted, InlineProjection, Progress, Raise, Rename,
+    Roster, Seat, Slot, Step, Target, Turn, TurnRefusal, owner,
 };
 
 use chrono::{DateTime, Utc};
@@ -201,10 +201,7 @@ impl Shelf {
             self.clear(&slot.name(name));
         }
         if let Some(slot) = plan.exchange {
-            let (aside, kept) = (format!("{name}~"), Slot::Previous);
-            self.rename((name, ""), (&aside, "~"));
-            self.rename((&slot.name(name), slot.suffix()), (name, ""));
-            self.rename((&aside, "~"), (&kept.name(name), kept.suffix()));
+            turn.renames(slot).iter().for_each(|one| self.rename(one));
         }
         for gone in plan.remove {
             self.progress.remove(&gone);
@@ -240,18 +237,18 @@ impl Shelf {
 
     /// The collections and letters of a projection belong to another one, and their names end
     /// otherwise.
-    fn rename(&mut self, (projection, suffix): (&str, &str), (to, new_suffix): (&str, &str)) {
+    fn rename(&mut self, rename: &Rename) {
+        let Rename { from, to, .. } = rename;
         let moved = self
             .collections
-            .extract_if(|_, one| one.projection == projection);
+            .extract_if(|_, one| one.projection == *from);
         let moved: Vec<_> = moved.collect();
         for (name, mut collection) in moved {
-            let base = name.strip_suffix(suffix).unwrap_or(&name);
-            to.clone_into(&mut collection.projection);
+            collection.projection.clone_from(to);
             self.collections
-                .insert(format!("{base}{new_suffix}"), collection);
+                .insert(rename.collection(&name), collection);
         }
-        self.letters.rename(projection, to);
+        self.letters.rename(from, to);
     }
 
     pub(crate) fn progress(&self, projection: &str) -> Progress {

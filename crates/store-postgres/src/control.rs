@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Part, Progress, ProjectionRow, Rebuild,
-    RebuildReport, RowState, Seat, Slot, UnknownWord, owner,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RebuildReport,
+    RowState, Seat, Slot, UnknownWord,
 };
 use serde_json::{Value, json};
 use sqlx::{Error, Row, postgres::PgRow, types::Json};
@@ -78,12 +78,9 @@ impl PostgresStore {
         let found: Option<Found> = lease.done_with(found).await?;
         Ok(match found {
             None => OrderOutcome::Gone,
-            Some((false, ..)) => OrderOutcome::Pending,
-            Some((_, _, Some(reason), _)) => OrderOutcome::Failed { reason },
-            Some((_, process, None, note)) => OrderOutcome::Done {
-                process: process.unwrap_or_default(),
-                note,
-            },
+            Some((answered, process, failure, note)) => {
+                OrderOutcome::answered(answered, process, failure, note)
+            }
         })
     }
 }
@@ -130,18 +127,10 @@ fn row(row: &PgRow) -> Result<ProjectionRow, Error> {
     let state: &str = row.try_get(10)?;
     let state = row_state(state)?;
     let progress = progress(row)?;
-    // One for all parts, shown with the first.
-    let next = match Part::split(&progress.projection).1.index {
-        0 => beside(row, 13, &progress, Slot::Next)?,
-        _ => None,
-    };
+    let next = beside(row, 13, &progress, Slot::Next)?;
     let previous = beside(row, 16, &progress, Slot::Previous)?;
-    let mut found = ProjectionRow::new(progress, state);
-    found.previous = previous;
-    found.rebuild = match next {
-        Some(next) => Some(rebuild(row, next)?),
-        None => None,
-    };
+    let found = ProjectionRow::new(progress, state);
+    let mut found = found.with_beside(next, rebuild(row)?, previous);
     found.paused = row.try_get(4)?;
     found.reason = row.try_get(5)?;
     found.reached = Position::new(row.try_get(6)?);
@@ -153,14 +142,13 @@ fn row(row: &PgRow) -> Result<ProjectionRow, Error> {
     Ok(found)
 }
 
-fn rebuild(row: &PgRow, progress: Progress) -> Result<Rebuild, Error> {
-    let rebuild = Rebuild::new(progress, RowState::Idle);
+fn rebuild(row: &PgRow) -> Result<Option<RebuildReport>, Error> {
     let Some(state) = row.try_get(19)? else {
-        return Ok(rebuild);
+        return Ok(None);
     };
     let reached: Option<i64> = row.try_get(21)?;
     let rate: Option<f64> = row.try_get(22)?;
-    Ok(rebuild.reported(RebuildReport {
+    Ok(Some(RebuildReport {
         state: row_state(state)?,
         reason: row.try_get(20)?,
         reached: Position::new(reached.unwrap_or_default()),
@@ -184,7 +172,7 @@ fn beside(
         return Ok(None);
     };
     Ok(Some(Progress {
-        projection: slot.name(owner(&live.projection)),
+        projection: slot.beside(&live.projection),
         checkpoint: Checkpoint {
             position: Position::new(position),
             event_id: EventId::from_uuid(row.try_get(column + 1)?),

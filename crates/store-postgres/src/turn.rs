@@ -1,7 +1,9 @@
 //! Changing which read model of a projection is the live one: its collections or tables, its
 //! progress and its letters, in one transaction.
 
-use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnKind, TurnRefusal, owner};
+use backstory_projection::{
+    CommitError, Progress, Rename, Slot, Step, Turn, TurnKind, TurnRefusal, owner,
+};
 use sqlx::{AssertSqlSafe, Error, PgConnection, Row, raw_sql};
 
 use crate::{
@@ -103,31 +105,32 @@ impl PostgresStore {
         beside: Slot,
         model: Model,
     ) -> Result<(), Trouble> {
-        let name = turn.projection();
         let sql = self.sql();
-        let (aside, kept) = (format!("{name}~"), Slot::Previous.name(name));
-        let moves = [
-            (name.to_owned(), "", aside.clone(), "~"),
-            (beside.name(name), beside.suffix(), name.to_owned(), ""),
-            (aside, "~", kept, Slot::Previous.suffix()),
-        ];
-        for (from, suffix, to, new_suffix) in moves {
-            if model == Model::Collections {
+        for rename in turn.renames(beside) {
+            let Rename {
+                from,
+                from_suffix,
+                to,
+                to_suffix,
+                is_live,
+            } = rename;
+            if model == Model::Collections && is_live {
                 let taken = sqlx::query(sql.taken_collection.text())
                     .bind(&from)
-                    .bind(suffix)
+                    .bind(from_suffix)
                     .bind(&to)
                     .fetch_optional(&mut *connection)
                     .await?;
-                // Whatever is live has made room by then.
-                if let Some(taken) = taken.filter(|_| to == name) {
+                if let Some(taken) = taken {
                     return Err(TurnRefusal::Refused(Turn::taken(taken.try_get(0)?)).into());
                 }
+            }
+            if model == Model::Collections {
                 sqlx::query(sql.rename_collections.text())
                     .bind(&from)
-                    .bind(suffix)
+                    .bind(from_suffix)
                     .bind(&to)
-                    .bind(new_suffix)
+                    .bind(to_suffix)
                     .execute(&mut *connection)
                     .await?;
             }

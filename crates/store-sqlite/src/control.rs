@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
 use backstory_projection::{
-    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Part, Progress, ProjectionRow, Rebuild,
-    RebuildReport, RowState, Seat, Slot, UnknownWord, owner, room,
+    Beat, Control, Leader, Order, OrderKind, OrderOutcome, Progress, ProjectionRow, RebuildReport,
+    RowState, Seat, Slot, UnknownWord, owner, room,
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -328,18 +328,10 @@ fn row(row: &SqliteRow) -> Result<ProjectionRow, sqlx::Error> {
         Ok(micros.and_then(DateTime::from_timestamp_micros))
     };
     let state: &str = row.try_get(10)?;
-    // One for all parts, shown with the first.
-    let next = match Part::split(&progress.projection).1.index {
-        0 => beside(row, 13, &progress, Slot::Next)?,
-        _ => None,
-    };
+    let next = beside(row, 13, &progress, Slot::Next)?;
     let previous = beside(row, 16, &progress, Slot::Previous)?;
-    let mut found = ProjectionRow::new(progress, row_state(state)?);
-    found.previous = previous;
-    found.rebuild = match next {
-        Some(next) => Some(rebuild(row, next)?),
-        None => None,
-    };
+    let found = ProjectionRow::new(progress, row_state(state)?);
+    let mut found = found.with_beside(next, rebuild(row)?, previous);
     found.paused = row.try_get(4)?;
     found.reason = row.try_get(5)?;
     found.reached = Position::new(row.try_get(6)?);
@@ -351,14 +343,13 @@ fn row(row: &SqliteRow) -> Result<ProjectionRow, sqlx::Error> {
     Ok(found)
 }
 
-fn rebuild(row: &SqliteRow, progress: Progress) -> Result<Rebuild, sqlx::Error> {
-    let rebuild = Rebuild::new(progress, RowState::Idle);
+fn rebuild(row: &SqliteRow) -> Result<Option<RebuildReport>, sqlx::Error> {
     let Some(state) = row.try_get(19)? else {
-        return Ok(rebuild);
+        return Ok(None);
     };
     let reached: Option<i64> = row.try_get(21)?;
     let rate: Option<f64> = row.try_get(22)?;
-    Ok(rebuild.reported(RebuildReport {
+    Ok(Some(RebuildReport {
         state: row_state(state)?,
         reason: row.try_get(20)?,
         reached: Position::new(reached.unwrap_or_default()),
@@ -382,7 +373,7 @@ fn beside(
         return Ok(None);
     };
     Ok(Some(Progress {
-        projection: slot.name(owner(&live.projection)),
+        projection: slot.beside(&live.projection),
         checkpoint: Checkpoint {
             position: Position::new(position),
             event_id: EventId::from_uuid(row.try_get(column + 1)?),
@@ -437,11 +428,8 @@ async fn outcome(connection: &mut SqliteConnection, id: i64) -> Result<OrderOutc
     .await?;
     Ok(match found {
         None => OrderOutcome::Gone,
-        Some((false, ..)) => OrderOutcome::Pending,
-        Some((_, _, Some(reason), _)) => OrderOutcome::Failed { reason },
-        Some((_, process, None, note)) => OrderOutcome::Done {
-            process: process.unwrap_or_default(),
-            note,
-        },
+        Some((answered, process, failure, note)) => {
+            OrderOutcome::answered(answered, process, failure, note)
+        }
     })
 }

@@ -1,6 +1,6 @@
 //! Changing which collections of a projection are the live ones.
 
-use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnRefusal, owner};
+use backstory_projection::{CommitError, Progress, Rename, Step, Turn, TurnRefusal, owner};
 use sqlx::SqliteConnection;
 
 use crate::{SqliteStore, documents, letters, progress::progress};
@@ -71,7 +71,9 @@ async fn turned(connection: &mut SqliteConnection, turn: &Turn) -> Result<Progre
         clear(connection, &slot.name(name)).await?;
     }
     if let Some(slot) = plan.exchange {
-        exchange(connection, name, slot).await?;
+        for one in &turn.renames(slot) {
+            rename(connection, one).await?;
+        }
     }
     for gone in &plan.remove {
         run(connection, REMOVE, gone).await?;
@@ -106,44 +108,37 @@ pub(crate) async fn change_siblings(
     Ok(())
 }
 
-/// The read model of a slot becomes the live one, which becomes the previous one.
-async fn exchange(
-    connection: &mut SqliteConnection,
-    name: &str,
-    beside: Slot,
-) -> Result<(), Trouble> {
-    let (aside, kept) = (format!("{name}~"), Slot::Previous.name(name));
-    let moves = [
-        (name.to_owned(), "", aside.clone(), "~"),
-        (beside.name(name), beside.suffix(), name.to_owned(), ""),
-        (aside, "~", kept, Slot::Previous.suffix()),
-    ];
-    for (from, suffix, to, new_suffix) in moves {
-        // Whatever is live has made room by then.
-        if to == name {
-            let taken: Option<String> = sqlx::query_scalar(TAKEN)
-                .bind(&from)
-                .bind(suffix)
-                .bind(&to)
-                .fetch_optional(&mut *connection)
-                .await?;
-            if let Some(taken) = taken {
-                return Err(TurnRefusal::Refused(Turn::taken(&taken)).into());
-            }
+async fn rename(connection: &mut SqliteConnection, rename: &Rename) -> Result<(), Trouble> {
+    let Rename {
+        from,
+        from_suffix,
+        to,
+        to_suffix,
+        is_live,
+    } = rename;
+    if *is_live {
+        let taken: Option<String> = sqlx::query_scalar(TAKEN)
+            .bind(from)
+            .bind(from_suffix)
+            .bind(to)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if let Some(taken) = taken {
+            return Err(TurnRefusal::Refused(Turn::taken(&taken)).into());
         }
-        sqlx::query(RENAME)
-            .bind(&from)
-            .bind(suffix)
-            .bind(&to)
-            .bind(new_suffix)
-            .execute(&mut *connection)
-            .await?;
-        sqlx::query(RENAME_LETTERS)
-            .bind(&from)
-            .bind(&to)
-            .execute(&mut *connection)
-            .await?;
     }
+    sqlx::query(RENAME)
+        .bind(from)
+        .bind(from_suffix)
+        .bind(to)
+        .bind(to_suffix)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(RENAME_LETTERS)
+        .bind(from)
+        .bind(to)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -6,10 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    Answer, Beat, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, Rebuild, Report, RowState,
-    Seat,
+    Answer, Beat, Leader, Order, OrderKind, OrderOutcome, ProjectionRow, Report, RowState, Seat,
 };
-use crate::{Part, Progress, Slot, owner, room};
+use crate::{Progress, Slot, owner, room};
 
 /// How many answered orders are remembered.
 const REMEMBERED: usize = 1_000;
@@ -93,7 +92,7 @@ impl Roster {
             let trouble = row.report.as_ref().filter(|report| {
                 !leads && matches!(report.state, RowState::Failing | RowState::Stopped)
             });
-            let beside = progress(&Slot::Next.name(owner(name)), Raise::No);
+            let beside = progress(&Slot::Next.beside(name), Raise::No);
             seats.push(Seat {
                 projection: name.clone(),
                 rebuild: (beside.epoch > 0).then_some(beside),
@@ -212,16 +211,12 @@ impl Roster {
                 found.paused = row.paused;
                 found.seen_at = row.seen_at;
                 let [next, previous] = [Slot::Next, Slot::Previous].map(|slot| {
-                    // One for all parts, shown with the first; and one of each part.
-                    let beside = match slot {
-                        Slot::Next => progress(&slot.name(owner(name))),
-                        _ => progress(&slot.name(name)),
-                    };
-                    let shown = slot != Slot::Next || Part::split(name).1.index == 0;
-                    (shown && beside.epoch > 0).then_some(beside)
+                    let beside = progress(&slot.beside(name));
+                    (beside.epoch > 0).then_some(beside)
                 });
-                found.previous = previous;
-                found.rebuild = next.map(|next| Rebuild::new(next, RowState::Idle));
+                let report = row.report.as_ref().filter(|_| lease.is_some());
+                let rebuild = report.and_then(|report| report.rebuild.clone());
+                let mut found = found.with_beside(next, rebuild, previous);
                 if let Some(report) = &row.report {
                     found.reason.clone_from(&report.reason);
                     found.reached = report.reached;
@@ -230,10 +225,6 @@ impl Roster {
                     if let Some(lease) = lease {
                         found.state = report.state;
                         found.rate = report.rate;
-                        found.rebuild = found.rebuild.map(|rebuild| match &report.rebuild {
-                            Some(report) => rebuild.reported(report.clone()),
-                            None => rebuild,
-                        });
                         found.process = Some(lease.process.clone());
                     }
                 }

@@ -85,13 +85,30 @@ impl Task {
         if portion == 0 || self.know_letters().await?.parked_keys == 0 {
             return Ok(HashSet::new());
         }
-        let keys: HashSet<_> = self.buffer[..portion]
-            .iter()
-            .map(|event| self.worker.key(event))
-            .collect();
-        let keys: Vec<_> = keys.into_iter().collect();
+        let keys = self.keys(&self.buffer[..portion]);
+        self.parked(keys).await
+    }
+
+    /// The keys of events, each once.
+    pub(super) fn keys(&self, events: &[RecordedEvent]) -> Vec<String> {
+        let keys: HashSet<_> = events.iter().map(|event| self.worker.key(event)).collect();
+        keys.into_iter().collect()
+    }
+
+    /// Which of these keys are parked.
+    pub(super) async fn parked(
+        &mut self,
+        keys: Vec<String>,
+    ) -> Result<HashSet<String>, StoreError> {
         let parked = self.letters.parked_keys(self.worker.owner(), &keys).await?;
         Ok(parked.into_iter().collect())
+    }
+
+    /// Goes on from where the store has it.
+    pub(super) async fn load_anew(&mut self) -> Result<(), StoreError> {
+        let (progress, left_out) = self.load().await?;
+        self.rewind(progress, Some(left_out));
+        Ok(())
     }
 
     /// The projection's code failed on so many events of the buffer.

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::{
     board::Command,
     error::{ProjectorError, ProjectorErrorKind, chain},
+    orders::{ATTEMPTS, BUSY},
     running::RunningProjector,
     task::Task,
     worker::BatchError,
@@ -18,8 +19,6 @@ use crate::{DeadLetter, LetterQuery, LetterWrite};
 const PAGE: usize = 32;
 /// So many keys may fail in one replay: it remembers them, so that their order is kept.
 const MAX_KEYS: usize = 10_000;
-/// How often a change of letters is tried that others disturb.
-const ATTEMPTS: usize = 100;
 
 /// Which of a projection's letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -393,15 +392,8 @@ impl Task {
     ) -> Result<(), ProjectorError> {
         *attempts += 1;
         match trouble {
-            Trouble::Fenced if *attempts < ATTEMPTS => {
-                let (progress, left_out) = self.load().await?;
-                self.rewind(progress, Some(left_out));
-                Ok(())
-            }
-            Trouble::Fenced => {
-                let reason = "other processes kept moving it: pause it there first";
-                Err(self.not_changed(reason.to_owned()))
-            }
+            Trouble::Fenced if *attempts < ATTEMPTS => Ok(self.load_anew().await?),
+            Trouble::Fenced => Err(self.not_changed(BUSY.to_owned())),
             Trouble::Guilty(reason) => Err(self.not_changed(reason)),
             Trouble::Failed(error) => Err(error),
         }

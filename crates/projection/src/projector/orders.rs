@@ -1,21 +1,68 @@
 //! What is done on somebody's order, by the process that leads the projection.
 
-use backstory_event::{Checkpoint, EventStoreExt, Position};
+use backstory_event::{Checkpoint, EventStoreExt, Position, StoreError};
 
 use super::{
     ReplayReport, RerunReport,
     board::Told,
-    error::{ProjectorError, ProjectorErrorKind, chain},
+    error::{ProjectorError, ProjectorErrorKind, SharedError, chain},
     start,
     task::Task,
     worker::BatchError,
 };
-use crate::{LetterCount, OrderKind, Progress, Start, TurnKind};
+use crate::{CommitError, LetterCount, OrderKind, Progress, Start, TurnKind};
 
 /// How often something is tried that others disturb.
 pub(super) const ATTEMPTS: usize = 100;
 pub(super) const BUSY: &str = "other processes kept moving it: pause it there first";
-pub(super) const TAKEN_OVER: &str = "another process has just taken it over: try again";
+const TAKEN_OVER: &str = "another process has just taken it over: try again";
+
+/// A change of the whole read model.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Reset,
+    Rewind(Checkpoint),
+    Turn(TurnKind),
+}
+
+/// Why nothing was changed.
+pub(super) enum Unchanged {
+    /// It cannot be, or what does it failed.
+    Refused(String, Option<SharedError>),
+    /// The store was away before.
+    Store(StoreError),
+}
+
+impl From<String> for Unchanged {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason, None)
+    }
+}
+
+impl From<SharedError> for Unchanged {
+    fn from(error: SharedError) -> Self {
+        let reason = match error.downcast_ref() {
+            Some(CommitError::Refused { reason, .. }) => reason.clone(),
+            _ => chain(&*error),
+        };
+        Self::Refused(reason, Some(error))
+    }
+}
+
+impl From<StoreError> for Unchanged {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Unchanged> for String {
+    fn from(unchanged: Unchanged) -> Self {
+        match unchanged {
+            Unchanged::Refused(reason, _) => reason,
+            Unchanged::Store(error) => chain(&error),
+        }
+    }
+}
 
 impl Task {
     pub(super) async fn execute(&mut self, kind: OrderKind) -> Told {
@@ -83,78 +130,82 @@ impl Task {
     }
 
     pub(super) async fn reset(&mut self) -> Result<(), ProjectorError> {
-        let name = self.worker.name().to_owned();
-        let not_reset = |reason: String, source| {
-            let projection = name.clone();
-            ProjectorError::with_source(ProjectorErrorKind::NotReset { projection, reason }, source)
-        };
-        if self.engine.is_standby() {
-            return Err(not_reset(TAKEN_OVER.to_owned(), None));
-        }
         let head = self.log.head().await?;
-        for _ in 0..ATTEMPTS {
-            let progress = self.checkpoints.load_progress(&name).await?;
-            match self.worker.reset(&progress).await {
-                Ok(progress) => {
-                    self.moved(progress, Some(LetterCount::default()));
-                    let now = self.time.now();
-                    self.engine.moved(now, Position::START, head.position);
-                    self.now = Some(head);
-                    self.find_start();
-                    return Ok(());
-                }
-                Err(BatchError::Fenced) => {}
-                Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
-                    return Err(not_reset(chain(&*error), Some(error)));
-                }
+        match self.change(Change::Reset).await {
+            Ok((_, progress)) => {
+                self.moved(progress, Some(LetterCount::default()));
+                let now = self.time.now();
+                self.engine.moved(now, Position::START, head.position);
+                self.now = Some(head);
+                self.find_start();
+                Ok(())
+            }
+            Err(Unchanged::Store(error)) => Err(error.into()),
+            Err(Unchanged::Refused(reason, source)) => {
+                let projection = self.worker.name().to_owned();
+                let kind = ProjectorErrorKind::NotReset { projection, reason };
+                Err(ProjectorError::with_source(kind, source))
             }
         }
-        Err(not_reset(BUSY.to_owned(), None))
     }
 
     /// Goes back in the log, and says where it is then.
-    async fn go_back(&mut self, to: Start) -> Result<Checkpoint, String> {
+    async fn go_back(&mut self, to: Start) -> Result<Checkpoint, Unchanged> {
+        let head = self.log.head().await?;
+        let to = start::find(&*self.log, to, Some(head)).await?;
+        let (_, progress) = self.change(Change::Rewind(to)).await?;
+        self.moved(progress, None);
+        let now = self.time.now();
+        self.engine.moved(now, to.position, head.position);
+        // When the store is away it is asked again with the next batch.
+        let _ = self.know_letters().await;
+        Ok(to)
+    }
+
+    /// Changes the progress where the store has it, again when others have moved it meanwhile. Answers
+    /// with the progress before and after.
+    pub(super) async fn change(
+        &mut self,
+        change: Change,
+    ) -> Result<(Progress, Progress), Unchanged> {
         if self.engine.is_standby() {
-            return Err(TAKEN_OVER.to_owned());
+            return Err(TAKEN_OVER.to_owned().into());
         }
-        let log = &*self.log;
-        let found = async {
-            let head = log.head().await?;
-            let to = start::find(log, to, Some(head)).await?;
-            Ok::<_, backstory_event::StoreError>((to, head))
-        };
-        let (to, head) = found.await.map_err(|error| chain(&error))?;
         for _ in 0..ATTEMPTS {
-            let name = self.worker.name();
-            let progress = self.checkpoints.load_progress(name).await;
-            let progress = progress.map_err(|error| chain(&error))?;
-            // The checkpoint is not written for each event that it does not want.
-            let come = match progress == self.progress {
-                true => self.engine.reached().max(progress.checkpoint.position),
-                false => progress.checkpoint.position,
-            };
-            if to.position > come {
-                return Err(format!(
-                    "it has come to position {come}, and can only go back: {} is ahead",
-                    to.position
-                ));
-            }
-            match self.worker.rewind(&progress, to).await {
-                Ok(progress) => {
-                    self.moved(progress, None);
-                    let now = self.time.now();
-                    self.engine.moved(now, to.position, head.position);
-                    // When the store is away it is asked again with the next batch.
-                    let _ = self.know_letters().await;
-                    return Ok(to);
+            let before = self.checkpoints.load_progress(self.worker.name()).await?;
+            let changed = match change {
+                Change::Reset => self.worker.reset(&before).await,
+                Change::Turn(kind) => self.worker.turn(&before, kind).await,
+                Change::Rewind(to) => {
+                    self.check_back(&before, to.position)?;
+                    self.worker.rewind(&before, to).await
                 }
+            };
+            match changed {
+                Ok(after) => return Ok((before, after)),
                 Err(BatchError::Fenced) => {}
                 Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
-                    return Err(chain(&*error));
+                    return Err(error.into());
                 }
             }
         }
-        Err(BUSY.to_owned())
+        Err(BUSY.to_owned().into())
+    }
+
+    /// Refuses a place that it has not reached.
+    fn check_back(&self, progress: &Progress, to: Position) -> Result<(), Unchanged> {
+        // The checkpoint is not written for each event that it does not want.
+        let come = match *progress == self.progress {
+            true => self.engine.reached().max(progress.checkpoint.position),
+            false => progress.checkpoint.position,
+        };
+        match to > come {
+            true => Err(format!(
+                "it has come to position {come}, and can only go back: {to} is ahead"
+            )
+            .into()),
+            false => Ok(()),
+        }
     }
 
     /// The progress was changed here, by something else than a batch.

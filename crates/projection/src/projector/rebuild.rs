@@ -10,10 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     board::{Command, Snapshot},
-    error::{Elsewhere, chain},
-    orders::{ATTEMPTS, BUSY, TAKEN_OVER},
+    error::Elsewhere,
+    orders::Change,
     task::Task,
-    worker::BatchError,
 };
 use crate::{OrderKind, Progress, TurnKind, engine::Time};
 
@@ -58,12 +57,12 @@ impl Task {
     /// If this is a new read model that has caught up: lets it take the place of the live one. True
     /// when it has.
     pub(super) async fn offer(&mut self) -> bool {
-        let now = self.time.now();
-        let stored = self.progress.checkpoint.position;
-        let near = self.source.head().get() - stored.get() <= NEAR;
         let Other::Live(live) = &mut self.other else {
             return false;
         };
+        let now = self.time.now();
+        let stored = self.progress.checkpoint.position;
+        let near = self.source.head().get() - stored.get() <= NEAR;
         let passed = stored >= live.snapshot.borrow().checkpoint.position;
         let idle = self.engine.is_standby() || self.engine.is_closing();
         if idle || !near || !passed || stored == Position::START || now < live.not_before {
@@ -92,57 +91,37 @@ impl Task {
 
     /// Until when a task waits at most: one that has caught up looks again after the live one.
     pub(super) fn until_offer(&mut self, until: Option<Time>) -> Option<Time> {
-        let now = self.time.now();
+        let Other::Live(live) = &self.other else {
+            return until;
+        };
         let near = self.source.head().get() - self.progress.checkpoint.position.get() <= NEAR;
-        match &self.other {
-            Other::Live(live) if near && !self.engine.is_standby() => {
-                let look = live.not_before.max(now + PAUSE);
-                Some(until.map_or(look, |until| until.min(look)))
-            }
-            _ => until,
+        if !near || self.engine.is_standby() {
+            return until;
         }
+        let look = live.not_before.max(self.time.now() + PAUSE);
+        Some(until.map_or(look, |until| until.min(look)))
     }
 
     /// Changes which read model is the live one. Answers with the progress that it has then, or why
     /// it could not be.
     pub(super) async fn turn(&mut self, kind: TurnKind) -> Result<Progress, String> {
-        if self.engine.is_standby() {
-            return Err(TAKEN_OVER.to_owned());
-        }
         let head = self.source.head();
-        for _ in 0..ATTEMPTS {
-            let name = self.worker.name();
-            let progress = self.checkpoints.load_progress(name).await;
-            let progress = progress.map_err(|error| chain(&error))?;
-            match self.worker.turn(&progress, kind).await {
-                Ok(turned) => {
-                    match kind {
-                        // The read model is another one.
-                        TurnKind::Swap | TurnKind::RollBack => {
-                            self.moved(turned.clone(), None);
-                            let stored = turned.checkpoint.position;
-                            self.engine.moved(self.time.now(), stored, head);
-                            // When the store is away it is asked again with the next batch.
-                            let _ = self.know_letters().await;
-                        }
-                        // What is buffered still follows the checkpoint, unless somebody else has
-                        // moved that.
-                        _ if self.progress == progress => self.progress = turned.clone(),
-                        _ => self.engine.fenced(self.time.now()),
-                    }
-                    self.pulse.now.notify_one();
-                    return Ok(turned);
-                }
-                Err(BatchError::Fenced) => {}
-                Err(BatchError::Failed(error) | BatchError::Guilty { error, .. }) => {
-                    return Err(match error.downcast_ref() {
-                        Some(crate::CommitError::Refused { reason, .. }) => reason.clone(),
-                        _ => chain(&*error),
-                    });
-                }
+        let (before, turned) = self.change(Change::Turn(kind)).await?;
+        match kind {
+            // The read model is another one.
+            TurnKind::Swap | TurnKind::RollBack => {
+                self.moved(turned.clone(), None);
+                let stored = turned.checkpoint.position;
+                self.engine.moved(self.time.now(), stored, head);
+                // When the store is away it is asked again with the next batch.
+                let _ = self.know_letters().await;
             }
+            // What is buffered still follows the checkpoint, unless somebody else has moved that.
+            _ if self.progress == before => self.progress = turned.clone(),
+            _ => self.engine.fenced(self.time.now()),
         }
-        Err(BUSY.to_owned())
+        self.pulse.now.notify_one();
+        Ok(turned)
     }
 
     /// A rebuild that has stopped or waits after a failure goes on too.

@@ -9,6 +9,7 @@ use super::{
     RunningProjector,
     board::Command,
     error::{ProjectorError, ProjectorErrorKind, chain},
+    orders::{ATTEMPTS, BUSY},
     task::Task,
     worker::{BatchError, Nature},
 };
@@ -16,8 +17,6 @@ use crate::LetterQuery;
 
 /// Letters per page.
 const PAGE: usize = 1_000;
-/// How often a page is tried that others disturb.
-const ATTEMPTS: usize = 100;
 
 /// What [`RunningProjector::rerun`] did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -133,8 +132,7 @@ impl Task {
             report.left_out += (events.len() - again.len()) as u64;
             return Ok(());
         }
-        let reason = "other processes kept moving it: pause it there first";
-        Err(self.not_rerun(report, reason.to_owned()))
+        Err(self.not_rerun(report, BUSY.to_owned()))
     }
 
     /// Without what is among the letters, or of a key that is parked.
@@ -162,18 +160,10 @@ impl Task {
                 _ => break,
             }
         }
-        let keys = events.iter().map(|event| self.worker.key(event));
-        let keys: Vec<_> = keys.collect::<HashSet<_>>().into_iter().collect();
-        let parked = self.letters.parked_keys(name, &keys).await?;
+        let parked = self.parked(self.keys(events)).await?;
         events.retain(|event| {
             !letters.contains(&event.position()) && !parked.contains(&self.worker.key(event))
         });
-        Ok(())
-    }
-
-    async fn load_anew(&mut self) -> Result<(), ProjectorError> {
-        let (progress, left_out) = self.load().await?;
-        self.rewind(progress, Some(left_out));
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     CommitError, Host, LetterWrite, NotResettable, OnFailure, Part, Progress, Projection, Slot,
-    Step, Target, Turn, TurnKind,
+    Step, Target, Turn, TurnKind, Unit,
     inline::{Enlisted, InlineProjection, InlineTerms, Moved, unsupported},
     owner,
     schedule::Inline,
@@ -276,16 +276,12 @@ where
             Err(error) if unit.resets_itself() && error.is::<NotResettable>() => {}
             emptied => emptied?,
         }
-        let step = Step::new(from.clone(), Target::Reset);
-        unit.commit(step.to, Vec::new()).await?;
-        Ok(step.result())
+        commit(unit, Step::new(from.clone(), Target::Reset)).await
     }
 
     async fn rewind(&self, from: &Progress, to: Checkpoint) -> Result<Progress, BatchError> {
         let unit = self.store.begin(from.clone()).await?;
-        let step = Step::new(from.clone(), Target::Rewind(to));
-        unit.commit(step.to, Vec::new()).await?;
-        Ok(step.result())
+        commit(unit, Step::new(from.clone(), Target::Rewind(to))).await
     }
 
     async fn turn(&self, from: &Progress, kind: TurnKind) -> Result<Progress, BatchError> {
@@ -311,6 +307,13 @@ where
         let code = Arc::new(Inlined(Arc::clone(&self.projection)));
         self.store.enlist(InlineProjection::new(terms, code, news))
     }
+}
+
+/// Commits a unit, and says where the projection is then.
+async fn commit<Cx: Send>(unit: Box<dyn Unit<Cx>>, step: Step) -> Result<Progress, BatchError> {
+    let result = step.result();
+    unit.commit(step.to, step.letters).await?;
+    Ok(result)
 }
 
 /// Stores a place in the log under a name that is free.

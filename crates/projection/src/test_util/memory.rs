@@ -11,7 +11,7 @@ use backstory_event::{Payload, Position, StoreError, StreamId};
 
 use crate::{
     Checkpoints, CommitError, DeadLetter, DeadLetters, DocumentKey, DocumentList, DocumentRow,
-    DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, Progress, Slot, Step,
+    DocumentStore, DocumentWrite, LetterCount, LetterQuery, LetterWrite, Progress, Rename, Step,
     Target, Turn, owner,
 };
 
@@ -254,10 +254,7 @@ impl DocumentStore for MemoryDocuments {
             state.clear(&slot.name(name));
         }
         if let Some(slot) = plan.exchange {
-            let (aside, kept) = (format!("{name}~"), Slot::Previous);
-            state.rename(name, "", &aside, "~");
-            state.rename(&slot.name(name), slot.suffix(), name, "");
-            state.rename(&aside, "~", &kept.name(name), kept.suffix());
+            turn.renames(slot).iter().for_each(|one| state.rename(one));
         }
         for gone in plan.remove {
             state.progress.remove(&gone);
@@ -286,12 +283,12 @@ impl State {
     }
 
     /// Gives the collections and letters of a projection other names, which end otherwise.
-    fn rename(&mut self, projection: &str, suffix: &str, to: &str, new_suffix: &str) {
-        let names = self.collections.iter().filter(|(_, of)| *of == projection);
+    fn rename(&mut self, rename: &Rename) {
+        let Rename { from, to, .. } = rename;
+        let names = self.collections.iter().filter(|(_, of)| *of == from);
         let names: Vec<_> = names.map(|(name, _)| name.clone()).collect();
         for name in names {
-            let base = name.strip_suffix(suffix).unwrap_or(&name);
-            let new = format!("{base}{new_suffix}");
+            let new = rename.collection(&name);
             self.collections.remove(&name);
             self.collections.insert(new.clone(), to.to_owned());
             let moved = |place: &DocumentKey, _: &mut Document| place.collection == name;
@@ -308,7 +305,7 @@ impl State {
                     )
                 }));
         }
-        let moved = |(of, _): &(String, Position), _: &mut DeadLetter| of == projection;
+        let moved = |(of, _): &(String, Position), _: &mut DeadLetter| of == from;
         let letters: Vec<_> = self.letters.extract_if(.., moved).collect();
         self.letters
             .extend(letters.into_iter().map(|((_, position), mut letter)| {

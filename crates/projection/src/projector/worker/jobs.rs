@@ -7,12 +7,12 @@ use backstory_event::{BoxError, Checkpoint, DecodeError, EventFilter, EventStore
 
 use super::{
     super::{blame::is_of_the_store, error::chain},
-    Batch, BatchError, Done, Nature, Worker, caught,
+    Batch, BatchError, Done, Nature, Worker, caught, commit,
     sorting::{self, sort_out},
 };
 use crate::{
     CommitError, Host, Job, JobError, LetterWrite, OnFailure, Progress, Projection as _, Slot,
-    Step, Target, TurnKind, Unit,
+    Step, Target, TurnKind,
     job::{Code, Ended, Given, Raw, Running, Sorted},
 };
 
@@ -213,12 +213,6 @@ async fn finish<Cx: Send>(ended: Ended<Cx>, step: Step) -> Result<Progress, Batc
         }
     }
     Ok(progress)
-}
-
-async fn commit<Cx: Send>(unit: Box<dyn Unit<Cx>>, step: Step) -> Result<Progress, BatchError> {
-    let result = step.result();
-    unit.commit(step.to, step.letters).await?;
-    Ok(result)
 }
 
 /// Who is to blame for an error: so many events, or none.

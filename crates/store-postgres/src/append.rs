@@ -1,10 +1,13 @@
 //! One batch of appends inside an open transaction that holds the lock of the log.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use backstory_event::{
-    Append, AppendCondition, Appended, EventId, FilterItem, Position, StoreErrorKind, StreamId,
-    StreamState, StreamVersion, Tag,
+    Append, AppendCondition, Appended, EventId, FilterItem, Lifecycle, Position, StoreErrorKind,
+    StreamId, StreamState, StreamVersion, Tag,
 };
 use backstory_store_kit::{
     ClaimKey, ConditionHit, Decision, EventRow, Facts, Needs, StoredEvent, StreamRow, decide,
@@ -19,7 +22,8 @@ use crate::{sql::Statements, values};
 /// One answer per append.
 pub(crate) type Outcomes = Vec<Result<Appended, StoreErrorKind>>;
 
-type StreamFact = (usize, i64, StreamState, Vec<String>, i64, i64);
+/// Number, version, state and tags of a stream.
+pub(crate) type StreamFact = (usize, i64, StreamState, Vec<String>);
 type EventFact = (usize, i64, String, String, i64, Arc<str>);
 type ClaimFact = (usize, String, String);
 type ProofFact = (i64, Uuid);
@@ -69,15 +73,9 @@ pub(crate) async fn decide_batch(
         ..Facts::default()
     };
     let now: DateTime<Utc> = row.try_get(2)?;
-    for (n, version, state, tags, first, last) in list::<StreamFact>(&row, 3)? {
+    for (n, version, state, tags) in list::<StreamFact>(&row, 3)? {
         if let Some(stream) = streams.get(n.wrapping_sub(1)) {
-            let known = StreamRow {
-                version: StreamVersion::new(version),
-                state,
-                tags: tags.into_iter().map(Tag::stored).collect(),
-                first_position: Position::new(first),
-                last_position: Position::new(last),
-            };
+            let known = known(StreamVersion::new(version), state, tags);
             facts.streams.insert(stream.clone(), known);
         }
     }
@@ -120,6 +118,16 @@ pub(crate) async fn decide_batch(
     let head = facts.head;
     let decision = decide(appends.iter().map(Arc::as_ref), facts, now);
     Ok((decision, head))
+}
+
+/// A stream as far as a decision needs it: where its events are is no matter.
+pub(crate) fn known(version: StreamVersion, state: StreamState, tags: Vec<String>) -> StreamRow {
+    StreamRow {
+        version,
+        state,
+        tags: tags.into_iter().map(Tag::stored).collect(),
+        ..StreamRow::empty()
+    }
 }
 
 pub(crate) fn list<T>(row: &sqlx::postgres::PgRow, column: usize) -> Result<Vec<T>, sqlx::Error>
@@ -192,16 +200,56 @@ pub(crate) async fn store(
     if !decision.events.is_empty() {
         store_events(connection, sql, decision).await?;
     }
-    if !decision.erased.is_empty() {
-        let erased = &decision.erased;
-        sql.erase
-            .query()
-            .bind(column(erased, StreamId::category))
-            .bind(column(erased, StreamId::key))
-            .execute(&mut *connection)
-            .await?;
-    }
+    put_states(connection, sql, lifecycles(decision)).await?;
+    erase(connection, sql, decision.erased.iter().collect()).await?;
     values::write(connection, sql, &decision.values).await
+}
+
+/// The streams of which lifecycle events may have changed state or tags.
+fn lifecycles(decision: &Decision) -> BTreeMap<&StreamId, &StreamRow> {
+    let events = decision.events.iter().map(|row| &row.recorded);
+    let changes = events.filter(|event| Lifecycle::parse(&event.name).is_some());
+    changes
+        .filter_map(|event| decision.streams.get_key_value(&event.stream))
+        .collect()
+}
+
+/// Writes what lifecycle events have made of streams.
+pub(crate) async fn put_states(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    streams: BTreeMap<&StreamId, &StreamRow>,
+) -> Result<(), sqlx::Error> {
+    if streams.is_empty() {
+        return Ok(());
+    }
+    sql.put_states
+        .query()
+        .bind(column(streams.keys(), |stream| stream.category()))
+        .bind(column(streams.keys(), |stream| stream.key()))
+        .bind(column(streams.values(), |row| row.state.as_str()))
+        .bind(column(streams.values(), |row| tags_json(&row.tags)))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Takes the content of streams; in order, as all who lock several streams do.
+pub(crate) async fn erase(
+    connection: &mut PgConnection,
+    sql: &Statements,
+    streams: BTreeSet<&StreamId>,
+) -> Result<(), sqlx::Error> {
+    if streams.is_empty() {
+        return Ok(());
+    }
+    sql.erase
+        .query()
+        .bind(column(&streams, |stream| stream.category()))
+        .bind(column(&streams, |stream| stream.key()))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 async fn store_events(
@@ -210,19 +258,11 @@ async fn store_events(
     decision: &Decision,
 ) -> Result<(), sqlx::Error> {
     let events = &decision.events;
-    let (ids, rows) = (decision.streams.keys(), decision.streams.values());
     let last = events.last().map_or(0, |row| row.recorded.position.get());
     let positions = column(events, |row| row.recorded.position.get());
     bind_events(sql.store.query().bind(positions), events)
         .bind(decision.recorded_at)
         .bind(column(events, |row| row.recorded.erased_at.is_some()))
-        .bind(column(ids.clone(), StreamId::category))
-        .bind(column(ids, StreamId::key))
-        .bind(column(rows.clone(), |row| row.version.get()))
-        .bind(column(rows.clone(), |row| row.state.as_str()))
-        .bind(column(rows.clone(), |row| tags_json(&row.tags)))
-        .bind(column(rows.clone(), |row| row.first_position.get()))
-        .bind(column(rows, |row| row.last_position.get()))
         .bind(last.to_string())
         .execute(connection)
         .await?;

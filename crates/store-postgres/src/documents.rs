@@ -230,8 +230,8 @@ pub(crate) async fn write_documents(
     letters::write(connection, sql, step).await
 }
 
-/// Which owners of documents or letters are erased. Their rows stay locked: an erasure that comes
-/// now waits until these documents are there to be found.
+/// Which owners of documents or letters are erased. They stay locked: an erasure that comes now
+/// waits until these documents are there to be found.
 pub(crate) async fn erased_owners(
     connection: &mut PgConnection,
     sql: &Statements,
@@ -245,14 +245,11 @@ pub(crate) async fn erased_owners(
         .bind(column(&owners, |owner| owner.key()))
         .fetch_all(connection)
         .await?;
-    let mut erased = Vec::new();
-    for row in rows {
-        if row.try_get(2)? {
-            let (category, key): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            erased.push(StreamId::stored(category, key));
-        }
-    }
-    Ok(erased)
+    let erased = |row: &PgRow| {
+        let (category, key): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(StreamId::stored(category, key))
+    };
+    rows.iter().map(erased).collect()
 }
 
 fn list_statement(

@@ -7,12 +7,12 @@ use backstory_event::{
     Append, Appended, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind, StreamId,
     StreamState, StreamVersion,
 };
-use backstory_store_kit::{Decision, Facts, Histogram, StreamRow, ValueChanges, decide};
+use backstory_store_kit::{Decision, Facts, Histogram, ValueChanges, decide};
 use chrono::Utc;
 use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
 
 use crate::{
-    append::{Outcomes, bind_events, column, looks},
+    append::{Outcomes, bind_events, column, known, looks},
     sql::Statements,
 };
 
@@ -107,7 +107,8 @@ impl Guess {
                     _ => None,
                 })?;
                 if version > StreamVersion::EMPTY {
-                    facts.streams.insert(part.stream.clone(), live(version));
+                    let live = known(version, StreamState::Live, Vec::new());
+                    facts.streams.insert(part.stream.clone(), live);
                 }
                 streams.insert(part.stream.clone(), version);
             }
@@ -135,24 +136,19 @@ impl Guess {
 
     /// Stores the batch if the guess was right.
     pub(crate) async fn store(
-        mut self,
+        self,
         connection: &mut PgConnection,
         sql: &Statements,
         appends: &[Arc<Append>],
         terms: Terms<'_>,
         versions: &mut Versions,
     ) -> Result<Option<(Outcomes, Position)>, Error> {
-        let (mut fresh, mut grown) = (Vec::new(), Vec::new());
-        for (stream, row) in &self.decision.streams {
-            if self.streams.get(stream) == Some(&StreamVersion::EMPTY) {
-                self.streams.remove(stream);
-                fresh.push((stream, row));
-            } else {
-                grown.push((stream, row));
-            }
-        }
-        let checked: Vec<_> = self.streams.drain().collect();
-        let offset = |position: Position| position.get() - self.head;
+        // A stream that begins is not new when its first version is taken: no use in asking.
+        let begun = &self.decision.streams;
+        let mut checked = self.streams;
+        checked.retain(|stream, version| {
+            *version > StreamVersion::EMPTY || !begun.contains_key(stream)
+        });
         let events = &self.decision.events;
         let values = value_rows(appends, &self.decision);
         let refused: Vec<_> = appends
@@ -165,15 +161,6 @@ impl Guess {
 
         let call = sql.append.query().bind(terms.lock_timeout).bind(terms.wake);
         let row = bind_events(call, events)
-            .bind(column(&fresh, |(stream, _)| stream.category()))
-            .bind(column(&fresh, |(stream, _)| stream.key()))
-            .bind(column(&fresh, |(_, row)| row.version.get()))
-            .bind(column(&fresh, |(_, row)| offset(row.first_position)))
-            .bind(column(&fresh, |(_, row)| offset(row.last_position)))
-            .bind(column(&grown, |(stream, _)| stream.category()))
-            .bind(column(&grown, |(stream, _)| stream.key()))
-            .bind(column(&grown, |(_, row)| row.version.get()))
-            .bind(column(&grown, |(_, row)| offset(row.last_position)))
             .bind(column(&checked, |(stream, _)| stream.category()))
             .bind(column(&checked, |(stream, _)| stream.key()))
             .bind(column(&checked, |(_, version)| version.get()))
@@ -255,17 +242,6 @@ fn value_rows<'a>(appends: &'a [Arc<Append>], decision: &'a Decision) -> Vec<Val
         .iter()
         .map(|entry| row("entry", &entry.scope, Some(&entry.value), &entry.owner));
     asked.chain(removed).chain(claims).chain(entries).collect()
-}
-
-/// A live stream of which only the version is known, and no more is needed.
-fn live(version: StreamVersion) -> StreamRow {
-    StreamRow {
-        version,
-        state: StreamState::Live,
-        tags: Vec::new(),
-        first_position: Position::START,
-        last_position: Position::START,
-    }
 }
 
 /// The log had grown by then: the positions of the batch lie elsewhere.

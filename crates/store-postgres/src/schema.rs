@@ -256,11 +256,10 @@ CREATE TABLE IF NOT EXISTS {s}.migration (
 const GRANTS: &str = "GRANT USAGE ON SCHEMA {s} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {s} TO {role};
 GRANT INSERT ON {s}.event TO {role};
-GRANT INSERT, UPDATE ON {s}.stream TO {role};
 GRANT INSERT, UPDATE, DELETE
-  ON {s}.claim, {s}.entry, {s}.snapshot, {s}.progress, {s}.projection, {s}.replica, {s}.projection_order,
+  ON {s}.stream_state, {s}.claim, {s}.entry, {s}.snapshot, {s}.progress, {s}.projection, {s}.replica, {s}.projection_order,
     {s}.dead_letter, {s}.collection, {s}.document, {s}.document_index TO {role};
-GRANT EXECUTE ON FUNCTION {s}.erase_v1(text, text) TO {role};
+GRANT EXECUTE ON FUNCTION {s}.lock_owners_v1(text[], text[]), {s}.erase_v1(text[], text[]) TO {role};
 ";
 
 fn config(reason: String) -> StoreError {

@@ -25,18 +25,26 @@ CREATE TABLE {s}.retention (
 );
 INSERT INTO {s}.retention DEFAULT VALUES;
 
--- Derived from the events by the append, for lists and expected versions.
-CREATE TABLE {s}.stream (
+-- What lifecycle events have made of streams: one row for each that is not plain, which is live without tags. Versions are
+-- what the events say.
+CREATE TABLE {s}.stream_state (
   category text COLLATE "C" NOT NULL,
   key text COLLATE "C" NOT NULL,
-  version bigint NOT NULL,
   state text COLLATE "C" NOT NULL CHECK (state IN ('live', 'deleted', 'erased')),
   tags text[] COLLATE "C" NOT NULL,
-  first_position bigint NOT NULL,
-  last_position bigint NOT NULL,
-  PRIMARY KEY (category, key)
-) WITH (fillfactor = 80);
-CREATE INDEX stream_tags ON {s}.stream USING gin (tags) WITH (fastupdate = off) WHERE tags <> '{}';
+  PRIMARY KEY (category, key),
+  CHECK (state <> 'live' OR tags <> '{}')
+);
+CREATE INDEX stream_tags ON {s}.stream_state USING gin (tags) WITH (fastupdate = off) WHERE tags <> '{}';
+CREATE INDEX stream_gone ON {s}.stream_state (state, category, key) WHERE state <> 'live';
+
+-- All streams, for people. What is asked of one stream is looked up by its index.
+CREATE VIEW {s}.stream AS
+  SELECT e.category, e.key, e.version, coalesce(t.state, 'live') AS state, coalesce(t.tags, '{}') AS tags,
+    e.first_position, e.last_position
+  FROM (SELECT category, key, max(version) AS version, min(position) AS first_position, max(position) AS last_position
+    FROM {s}.event GROUP BY category, key) e
+  LEFT JOIN {s}.stream_state t ON t.category = e.category AND t.key = e.key;
 
 CREATE TABLE {s}.claim (
   scope text COLLATE "C" NOT NULL,
@@ -192,38 +200,66 @@ CREATE TRIGGER guard_table BEFORE TRUNCATE ON {s}.event
 ALTER TABLE {s}.event ENABLE ALWAYS TRIGGER guard_row;
 ALTER TABLE {s}.event ENABLE ALWAYS TRIGGER guard_table;
 
--- Takes the content of a stream whose erasure was appended; the skeleton of its events stays.
-CREATE FUNCTION {s}.erase_v1(category_ text, key_ text) RETURNS void
+-- Locks streams against erasures for the rest of the transaction, and says which are erased. Whoever stores something of a
+-- stream calls it first: a later erasure finds what was stored, an earlier one is seen. A stream stands for itself by its
+-- first event; one that has none cannot be erased yet. Callers name the streams in order.
+CREATE FUNCTION {s}.lock_owners_v1(categories_ text[], keys_ text[])
+RETURNS TABLE (category_ text, key_ text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+  PERFORM FROM generate_series(1, cardinality(categories_)) AS q(i)
+    CROSS JOIN LATERAL (SELECT FROM {s}.event e WHERE e.category = categories_[q.i] AND e.key = keys_[q.i]
+      ORDER BY e.version LIMIT 1 FOR SHARE) f;
+  -- A statement of its own: it sees the erasure that the first one waited for.
+  RETURN QUERY SELECT t.category, t.key FROM generate_series(1, cardinality(categories_)) AS q(i)
+    CROSS JOIN LATERAL (SELECT t.category, t.key, t.state FROM {s}.stream_state t
+      WHERE t.category = categories_[q.i] AND t.key = keys_[q.i] LIMIT 1) t
+    WHERE t.state = 'erased';
+END $$;
+REVOKE ALL ON FUNCTION {s}.lock_owners_v1(text[], text[]) FROM PUBLIC;
+
+-- Takes the content of streams whose erasures were appended; the skeletons of their events stay. Callers name the streams in
+-- order.
+CREATE FUNCTION {s}.erase_v1(categories_ text[], keys_ text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  category_ text;
+  key_ text;
   tomb record;
 BEGIN
-  SELECT e.position, e.recorded_at INTO tomb FROM {s}.event e
-    WHERE e.category = category_ AND e.key = key_ AND e.name = 'backstory.erased'
-    ORDER BY e.version DESC LIMIT 1;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION 'the stream has no event backstory.erased' USING ERRCODE = 'restrict_violation';
-  END IF;
-  UPDATE {s}.event e SET payload = '{}', metadata = '{}', tags = '{}', erased_at = tomb.recorded_at
-    WHERE e.category = category_ AND e.key = key_ AND e.position < tomb.position AND e.erased_at IS NULL;
-  DELETE FROM {s}.snapshot t WHERE t.category = category_ AND t.key = key_;
-  DELETE FROM {s}.claim t WHERE t.category = category_ AND t.key = key_;
-  DELETE FROM {s}.entry t WHERE t.category = category_ AND t.key = key_;
-  DELETE FROM {s}.document_index i USING {s}.document d
-    WHERE d.owner_category = category_ AND d.owner_key = key_ AND i.generation = d.generation AND i.key = d.key;
-  DELETE FROM {s}.document d WHERE d.owner_category = category_ AND d.owner_key = key_;
-  -- Their reasons may quote the events.
-  DELETE FROM {s}.dead_letter t WHERE t.category = category_ AND t.stream_key = key_;
+  -- Also when they were erased before. All of them before any document, as those do who hold them by `lock_owners_v1`.
+  PERFORM FROM generate_series(1, cardinality(categories_)) AS q(i)
+    CROSS JOIN LATERAL (SELECT FROM {s}.event e WHERE e.category = categories_[q.i] AND e.key = keys_[q.i]
+      ORDER BY e.version LIMIT 1 FOR UPDATE) f;
+  FOR i IN 1 .. cardinality(categories_) LOOP
+    category_ := categories_[i];
+    key_ := keys_[i];
+    SELECT e.position, e.recorded_at INTO tomb FROM {s}.event e
+      WHERE e.category = category_ AND e.key = key_ AND e.name = 'backstory.erased'
+      ORDER BY e.version DESC LIMIT 1;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'the stream has no event backstory.erased' USING ERRCODE = 'restrict_violation';
+    END IF;
+    UPDATE {s}.event e SET payload = '{}', metadata = '{}', tags = '{}', erased_at = tomb.recorded_at
+      WHERE e.category = category_ AND e.key = key_ AND e.position < tomb.position AND e.erased_at IS NULL;
+    DELETE FROM {s}.snapshot t WHERE t.category = category_ AND t.key = key_;
+    DELETE FROM {s}.claim t WHERE t.category = category_ AND t.key = key_;
+    DELETE FROM {s}.entry t WHERE t.category = category_ AND t.key = key_;
+    DELETE FROM {s}.document_index i USING {s}.document d
+      WHERE d.owner_category = category_ AND d.owner_key = key_ AND i.generation = d.generation AND i.key = d.key;
+    DELETE FROM {s}.document d WHERE d.owner_category = category_ AND d.owner_key = key_;
+    -- Their reasons may quote the events.
+    DELETE FROM {s}.dead_letter t WHERE t.category = category_ AND t.stream_key = key_;
+  END LOOP;
 END $$;
-REVOKE ALL ON FUNCTION {s}.erase_v1(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION {s}.erase_v1(text[], text[]) FROM PUBLIC;
 
 -- Keeps the newest ten snapshots of a stream, and none that contains an erased event.
 CREATE FUNCTION {s}.save_snapshot_v1(
   category_ text, key_ text, version_ bigint, event_id_ uuid, shape_ bigint, state_ jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  -- An erasure changes this row before it looks for snapshots: it waits for us, or we see it.
-  PERFORM 1 FROM {s}.stream t WHERE t.category = category_ AND t.key = key_ FOR SHARE;
+  PERFORM {s}.lock_owners_v1(ARRAY[category_], ARRAY[key_]);
   INSERT INTO {s}.snapshot AS t (category, key, version, event_id, shape, state)
     SELECT category_, key_, version_, event_id_, shape_, state_
     WHERE NOT EXISTS (
@@ -482,16 +518,14 @@ BEGIN
 END $$;
 
 -- Stores a batch in one call, if what its writer took for granted is so; else stores nothing and answers false, and the
--- writer looks first. Taken for granted: fresh streams do not exist, checked ones, which include those that grow, are
--- live and have these versions, no event id is stored, no other stream holds a value that is asked for, the proofs are
--- there, no condition is hit.
--- Events, and the positions of streams, count from the head. Plans and search path are those of the session.
+-- writer looks first. Taken for granted: checked streams are live and have these versions, no event has the id or the version
+-- of another one, no other stream holds a value that is asked for, the proofs are there, no condition is hit. A stream that
+-- begins needs no check: its first version is taken when it is not new.
+-- Events count from the head. Plans and search path are those of the session.
 CREATE FUNCTION {s}.append_v1(
   lock_timeout_ bigint, wake_ boolean,
   event_category text[], event_key text[], event_version bigint[], event_id uuid[], event_name text[],
   event_schema integer[], event_payload text[], event_metadata text[], event_tags text[],
-  fresh_category text[], fresh_key text[], fresh_version bigint[], fresh_first bigint[], fresh_last bigint[],
-  grown_category text[], grown_key text[], grown_version bigint[], grown_last bigint[],
   checked_category text[], checked_key text[], checked_version bigint[],
   value_kind text[], value_scope text[], value_text text[], value_category text[], value_key text[],
   refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
@@ -519,9 +553,12 @@ BEGIN
   -- Elements by number: a list of lists to unnest would be kept list by list first.
   IF cardinality(checked_category) > 0 THEN
     PERFORM FROM generate_series(1, cardinality(checked_category)) AS q(i)
-      LEFT JOIN LATERAL (SELECT t.version, t.state FROM {s}.stream t
+      LEFT JOIN LATERAL (SELECT e.version FROM {s}.event e
+        WHERE e.category = checked_category[q.i] AND e.key = checked_key[q.i]
+        ORDER BY e.version DESC LIMIT 1) e ON true
+      LEFT JOIN LATERAL (SELECT t.state FROM {s}.stream_state t
         WHERE t.category = checked_category[q.i] AND t.key = checked_key[q.i] LIMIT 1) t ON true
-      WHERE coalesce(t.version, 0) <> checked_version[q.i] OR t.state <> 'live';
+      WHERE coalesce(e.version, 0) <> checked_version[q.i] OR t.state <> 'live';
     IF FOUND THEN RETURN; END IF;
   END IF;
   IF cardinality(refused_id) > 0 THEN
@@ -566,21 +603,6 @@ BEGIN
   END IF;
 
   BEGIN
-    IF cardinality(grown_category) > 0 THEN
-      -- They were checked above. A join with the table could be planned the wrong way round.
-      INSERT INTO {s}.stream AS t (category, key, version, state, tags, first_position, last_position)
-        SELECT grown_category[i], grown_key[i], grown_version[i], 'live', '{}', append_v1.head,
-          append_v1.head + grown_last[i]
-        FROM generate_series(1, cardinality(grown_category)) AS i
-        ON CONFLICT (category, key) DO UPDATE
-          SET version = excluded.version, last_position = excluded.last_position;
-    END IF;
-    IF cardinality(fresh_category) > 0 THEN
-      INSERT INTO {s}.stream (category, key, version, state, tags, first_position, last_position)
-        SELECT fresh_category[i], fresh_key[i], fresh_version[i], 'live', '{}', append_v1.head + fresh_first[i],
-          append_v1.head + fresh_last[i]
-        FROM generate_series(1, cardinality(fresh_category)) AS i;
-    END IF;
     IF 'remove' = ANY (value_kind) THEN
       DELETE FROM {s}.claim c WHERE c.ctid = ANY (ARRAY(
         SELECT t.ctid FROM generate_series(1, cardinality(value_kind)) AS q(i)

@@ -83,22 +83,15 @@ macro_rules! import_columns {
     };
 }
 
-/// Inserts or replaces stream rows, of which these parameters are the columns.
-macro_rules! upsert_streams {
-    ($columns:literal) => {
-        concat!(
-            "INSERT INTO {s}.stream AS t \
-               (category, key, version, state, tags, first_position, last_position) \
-             SELECT q.category, q.key, q.version, q.state, \
-               CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END, \
-               q.first_position, q.last_position \
-             FROM unnest(",
-            $columns,
-            ") AS q(category, key, version, state, tags, first_position, last_position) \
-             ON CONFLICT (category, key) DO UPDATE SET version = excluded.version, state = excluded.state, \
-               tags = excluded.tags, first_position = excluded.first_position, \
-               last_position = excluded.last_position"
-        )
+/// What the events and lifecycle events of the streams `$1`, `$2` say, by number.
+macro_rules! streams {
+    () => {
+        "(SELECT json_agg(json_build_array(q.n, e.version, coalesce(t.state, 'live'), coalesce(t.tags, '{}'))) \
+          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(category, key, n) \
+          CROSS JOIN LATERAL (SELECT e.version FROM {s}.event e \
+            WHERE e.category = q.category AND e.key = q.key ORDER BY e.version DESC LIMIT 1) e \
+          LEFT JOIN LATERAL (SELECT t.state, t.tags FROM {s}.stream_state t \
+            WHERE t.category = q.category AND t.key = q.key LIMIT 1) t ON true)"
     };
 }
 
@@ -129,14 +122,11 @@ statements! {
     restore = "SELECT set_config('enable_seqscan', $1, true), pg_current_xact_id()::text";
 
     append = "SELECT t.stored, t.head, t.waited FROM {s}.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32::jsonb) t";
+        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23::jsonb) t";
 
     // What a batch needs to know. Lists are JSON, numbered as the parameters are.
-    facts = "SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
-        (SELECT json_agg(json_build_array(q.n, t.version, t.state, t.tags, t.first_position, t.last_position)) \
-          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(category, key, n) \
-          CROSS JOIN LATERAL (SELECT * FROM {s}.stream t \
-            WHERE t.category = q.category AND t.key = q.key LIMIT 1) t), \
+    facts = concat!("SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
+        ", streams!(), ", \
         (SELECT json_agg(json_build_array(q.n, t.position, t.category, t.key, t.version, t.name)) \
           FROM unnest($3::uuid[]) WITH ORDINALITY AS q(id, n) \
           CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.id = q.id LIMIT 1) t), \
@@ -153,7 +143,7 @@ statements! {
           CROSS JOIN LATERAL {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
             q.stream_categories, q.stream_keys, q.tags) t) \
         FROM (SELECT 1) AS one LEFT JOIN LATERAL \
-          (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
+          (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true");
 
     // Checks conditions before they wait for the lock: the head that all answers speak of, the
     // events at the proofs, and where each condition is hit first.
@@ -175,9 +165,8 @@ statements! {
     reach = "SELECT r.reach, (SELECT e.id FROM {s}.event e WHERE e.position = r.reach), \
         (SELECT e.id FROM {s}.event e WHERE e.position = $1) FROM {s}.reach_v1($1, $2, $3) AS r(reach)";
 
-    // Events and stream rows of a batch, and one notification. Tags travel as JSON, never as an
-    // array literal.
-    store = concat!("WITH events AS (INSERT INTO {s}.event \
+    // The events of a batch, and one notification. Tags travel as JSON, never as an array literal.
+    store = "WITH events AS (INSERT INTO {s}.event \
           (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at, erased_at) \
         SELECT q.position, q.category, q.key, q.version, q.id, q.name, q.schema_version, \
           q.payload::jsonb, q.metadata::jsonb, \
@@ -185,32 +174,36 @@ statements! {
           $11, CASE WHEN q.erased THEN $11 END \
         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], \
             $7::int[], $8::text[], $9::text[], $10::text[], $12::boolean[]) \
-          AS q(position, category, key, version, id, name, schema_version, payload, metadata, tags, erased)), \
-      streams AS (", upsert_streams!("$13::text[], $14::text[], $15::bigint[], $16::text[], $17::text[], \
-        $18::bigint[], $19::bigint[]"), ") SELECT pg_notify({channel}, $20)");
+          AS q(position, category, key, version, id, name, schema_version, payload, metadata, tags, erased)) \
+        SELECT pg_notify({channel}, $13)";
+
+    // What lifecycle events have made of streams. Plain ones have no row.
+    put_states = "WITH states AS MATERIALIZED (SELECT q.category, q.key, q.state, \
+            CASE q.tags WHEN '[]' THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(q.tags::jsonb)) END AS tags, \
+            q.state = 'live' AND q.tags = '[]' AS plain \
+          FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS q(category, key, state, tags)), \
+        gone AS (DELETE FROM {s}.stream_state t WHERE t.ctid = ANY (ARRAY(SELECT d.ctid FROM states q \
+          CROSS JOIN LATERAL (SELECT x.ctid FROM {s}.stream_state x \
+            WHERE x.category = q.category AND x.key = q.key LIMIT 1) d WHERE q.plain))) \
+        INSERT INTO {s}.stream_state AS t (category, key, state, tags) \
+        SELECT q.category, q.key, q.state, q.tags FROM states q WHERE NOT q.plain \
+        ON CONFLICT (category, key) DO UPDATE SET state = excluded.state, tags = excluded.tags";
 
     // What a chunk of an import needs to know. Its ids can be stored only up to the largest stored.
-    import_facts = "SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
-        (SELECT json_agg(json_build_array(q.n, t.version, t.state, t.tags, t.first_position, t.last_position)) \
-          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(category, key, n) \
-          CROSS JOIN LATERAL (SELECT * FROM {s}.stream t \
-            WHERE t.category = q.category AND t.key = q.key LIMIT 1) t), \
+    import_facts = concat!("SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
+        ", streams!(), ", \
         (SELECT json_agg(json_build_array(t.id, t.position, t.category, t.key, t.name)) \
           FROM unnest($3::uuid[]) AS q(id) \
           CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.id = q.id LIMIT 1) t \
           WHERE q.id <= (SELECT e.id FROM {s}.event e ORDER BY e.id DESC LIMIT 1)) \
         FROM (SELECT 1) AS one LEFT JOIN LATERAL \
-          (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
+          (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true");
 
     import_events = concat!("COPY {s}.event (", import_columns!(), ") FROM STDIN (FORMAT binary)");
 
-    // The stream rows of a chunk, and one notification.
-    import_streams = concat!("WITH streams AS (", upsert_streams!("$1::text[], $2::text[], $3::bigint[], \
-        $4::text[], $5::text[], $6::bigint[], $7::bigint[]"), ") SELECT pg_notify({channel}, $8)");
-
     notify = "SELECT pg_notify({channel}, $1)";
 
-    erase = "SELECT {s}.erase_v1(q.category, q.key) FROM unnest($1::text[], $2::text[]) AS q(category, key)";
+    erase = "SELECT {s}.erase_v1($1, $2)";
 
     // By their owners, of whom each has few. A join with the table could be planned the wrong way round.
     remove_values = "WITH gone AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) \
@@ -385,7 +378,7 @@ statements! {
     step = "UPDATE {s}.progress t SET position = $2, event_id = $3, epoch = $4 \
         WHERE t.projection = $1 AND t.position = $5 AND t.event_id = $6 AND t.epoch = $7";
 
-    // The owners' rows are locked by now: an erasure that comes later finds these letters.
+    // The owners are locked by now: an erasure that comes later finds these letters.
     put_letters = "INSERT INTO {s}.dead_letter \
           (projection, position, event_id, name, category, stream_key, key, reason, attempts, at, parked) \
         SELECT $1, q.* FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
@@ -430,10 +423,7 @@ statements! {
         WHERE NOT EXISTS (SELECT FROM {s}.collection t WHERE t.name = q.name) \
         ORDER BY q.name ON CONFLICT (name) DO NOTHING";
 
-    lock_owners = "SELECT t.category, t.key, t.state = 'erased' \
-        FROM unnest($1::text[], $2::text[]) AS q(category, key) \
-        CROSS JOIN LATERAL (SELECT s.category, s.key, s.state FROM {s}.stream s \
-          WHERE s.category = q.category AND s.key = q.key LIMIT 1 FOR SHARE) t";
+    lock_owners = "SELECT t.category_, t.key_ FROM {s}.lock_owners_v1($1, $2) t";
 
     put_documents = "INSERT INTO {s}.document AS d (generation, key, body, owner_category, owner_key) \
         SELECT c.generation, q.key, q.body::jsonb, q.owner_category, q.owner_key \

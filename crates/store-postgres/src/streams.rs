@@ -1,5 +1,7 @@
 //! Lists of streams, by keyset.
 
+use std::{cmp::Ordering, collections::BTreeSet};
+
 use backstory_event::{
     Position, StreamCursor, StreamId, StreamInfo, StreamPage, StreamQuery, StreamState,
     StreamVersion, Tag,
@@ -22,7 +24,8 @@ pub(crate) async fn list(
         .iter()
         .map(Tag::as_str)
         .chain(query.category.as_deref());
-    if !wanted.into_iter().all(storable) {
+    let ended = |category: &String| behind(query, category).is_none();
+    if !wanted.into_iter().all(storable) || query.category.as_ref().is_some_and(ended) {
         return Ok(StreamPage {
             streams: Vec::new(),
             next: None,
@@ -41,50 +44,183 @@ pub(crate) async fn list(
     Ok(StreamPage { streams, next })
 }
 
-/// The statement of a page, and of one stream more.
+/// Behind which key of a category a page begins; `None`: behind all of them.
+fn behind<'a>(query: &'a StreamQuery, category: &str) -> Option<&'a str> {
+    let Some(cursor) = &query.after else {
+        return Some("");
+    };
+    let after = cursor.stream();
+    match after.category().cmp(category) {
+        Ordering::Less => Some(""),
+        Ordering::Equal => Some(after.key()),
+        Ordering::Greater => None,
+    }
+}
+
+/// The statement of a page, and of one stream more: which streams, then what is known of each.
 pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Postgres> {
-    let keys = query.keys.iter().filter(|key| storable(key));
-    let keys = column(keys, String::as_str);
+    let mut states = column(query.wanted_states(), StreamState::as_str);
+    states.sort_unstable();
+    states.dedup();
+    let page = Page {
+        schema,
+        query,
+        live: states.contains(&StreamState::Live.as_str()),
+        states,
+        limit: i64::try_from(query.page_size() + 1).unwrap_or(i64::MAX),
+    };
     let mut sql = QueryBuilder::new(
-        "SELECT t.category, t.key, t.version, t.state, t.tags, t.first_position, t.last_position FROM ",
+        "SELECT s.category, s.key, l.version, coalesce(t.state, 'live'), coalesce(t.tags, '{}'), \
+           f.position, l.position FROM (",
     );
-    match &query.category {
-        _ if !query.tags.is_empty() => {
-            // Those with a tag are few: found by their index, then sorted.
-            let source = "(SELECT s.* FROM {s}.stream s WHERE s.tags <> '{}' AND s.tags @> ";
-            sql.push(schema.sql(source));
-            sql.push_bind(column(&query.tags, Tag::as_str));
-            sql.push(" OFFSET 0)");
-        }
-        Some(category) if !query.keys.is_empty() => {
-            // One by one, or the server reads the category in order until it meets the keys.
-            sql.push("(SELECT s.* FROM (SELECT DISTINCT unnest(");
-            sql.push_bind(keys.clone());
-            let source = ") AS key) k CROSS JOIN LATERAL (SELECT * FROM {s}.stream s \
-                WHERE s.key = k.key AND s.category = ";
-            sql.push(schema.sql(source)).push_bind(category);
-            sql.push(" LIMIT 1) s OFFSET 0)");
-        }
-        _ => drop(sql.push(schema.sql("{s}.stream"))),
-    }
-    sql.push(" t WHERE t.state = ANY (");
-    sql.push_bind(column(query.wanted_states(), StreamState::as_str));
-    sql.push(")");
-    if let Some(category) = &query.category {
-        sql.push(" AND t.category = ").push_bind(category);
-    }
-    if !query.keys.is_empty() {
-        sql.push(" AND t.key = ANY (").push_bind(keys).push(")");
-    }
-    if let Some(cursor) = &query.after {
-        let stream = cursor.stream();
-        sql.push(" AND (t.category, t.key) > (");
-        sql.push_bind(stream.category()).push(", ");
-        sql.push_bind(stream.key()).push(")");
-    }
-    sql.push(" ORDER BY t.category, t.key LIMIT ");
-    sql.push_bind(i64::try_from(query.page_size() + 1).unwrap_or(i64::MAX));
+    let order = if !query.tags.is_empty() {
+        page.tagged(&mut sql)
+    } else if !query.keys.is_empty() {
+        page.named(&mut sql)
+    } else if page.live {
+        page.each(&mut sql)
+    } else {
+        page.gone(&mut sql)
+    };
+    sql.push(schema.sql(
+        ") s LEFT JOIN LATERAL (SELECT t.state, t.tags FROM {s}.stream_state t \
+           WHERE t.category = s.category AND t.key = s.key LIMIT 1) t ON true \
+         CROSS JOIN LATERAL (SELECT e.position FROM {s}.event e \
+           WHERE e.category = s.category AND e.key = s.key ORDER BY e.version LIMIT 1) f \
+         CROSS JOIN LATERAL (SELECT e.version, e.position FROM {s}.event e \
+           WHERE e.category = s.category AND e.key = s.key ORDER BY e.version DESC LIMIT 1) l \
+         WHERE coalesce(t.state, 'live') = ANY (",
+    ));
+    sql.push_bind(page.states).push(")").push(order);
+    sql.push(" LIMIT ").push_bind(page.limit);
     sql
+}
+
+const SORTED: &str = " ORDER BY s.category, s.key";
+
+/// Where the streams of a page come from: rows of category and key. Each answers in which order they
+/// are to be put.
+struct Page<'a> {
+    schema: &'a Schema,
+    query: &'a StreamQuery,
+    states: Vec<&'static str>,
+    live: bool,
+    limit: i64,
+}
+
+impl Page<'_> {
+    /// Behind which category and key it begins.
+    fn after(&self) -> (&str, &str) {
+        if let Some(only) = &self.query.category {
+            return (only, behind(self.query, only).unwrap_or_default());
+        }
+        let cursor = self.query.after.as_ref().map(StreamCursor::stream);
+        cursor.map_or(("", ""), |stream| (stream.category(), stream.key()))
+    }
+
+    /// What holds for the columns of a table that lie behind the cursor.
+    fn push_behind(&self, sql: &mut QueryBuilder<Postgres>, table: &str) {
+        let (category, key) = self.after();
+        if self.query.category.is_some() {
+            sql.push(format_args!("{table}.category = "));
+            sql.push_bind(category.to_owned());
+            sql.push(format_args!(" AND {table}.key > "));
+            sql.push_bind(key.to_owned());
+        } else {
+            sql.push(format_args!("({table}.category, {table}.key) > ("));
+            sql.push_bind(category.to_owned()).push(", ");
+            sql.push_bind(key.to_owned()).push(")");
+        }
+    }
+
+    /// The keys that there can be, in order.
+    fn keys(&self) -> Vec<String> {
+        let keys = self.query.keys.iter().filter(|key| storable(key));
+        let keys: BTreeSet<_> = keys.cloned().collect();
+        keys.into_iter().collect()
+    }
+
+    /// Those with a tag are few: found by their index, then sorted.
+    fn tagged(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
+        let found = "SELECT c.category, c.key FROM (SELECT t.category, t.key, t.state \
+            FROM {s}.stream_state t WHERE t.tags <> '{}' AND t.tags @> ";
+        sql.push(self.schema.sql(found));
+        sql.push_bind(column(&self.query.tags, |tag| tag.as_str().to_owned()));
+        sql.push(" OFFSET 0) c WHERE c.state = ANY (");
+        sql.push_bind(self.states.clone()).push(") AND ");
+        self.push_behind(sql, "c");
+        if !self.query.keys.is_empty() {
+            sql.push(" AND c.key = ANY (");
+            sql.push_bind(self.keys()).push(")");
+        }
+        sql.push(" ORDER BY c.category, c.key LIMIT ");
+        sql.push_bind(self.limit);
+        SORTED
+    }
+
+    /// Each key is looked up, in one category or in all.
+    fn named(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
+        match &self.query.category {
+            Some(category) => {
+                sql.push("SELECT k.* FROM (SELECT ");
+                sql.push_bind(category.clone());
+            }
+            None => {
+                let categories = "WITH RECURSIVE c AS ((SELECT e.category FROM {s}.event e \
+                    ORDER BY e.category, e.key LIMIT 1) UNION ALL SELECT n.category FROM c \
+                    CROSS JOIN LATERAL (SELECT e.category FROM {s}.event e WHERE e.category > c.category \
+                      ORDER BY e.category, e.key LIMIT 1) n) \
+                  SELECT k.* FROM c CROSS JOIN LATERAL (SELECT c.category";
+                sql.push(self.schema.sql(categories));
+            }
+        }
+        sql.push("::text COLLATE \"C\" AS category, q.key COLLATE \"C\" AS key FROM unnest(");
+        sql.push_bind(self.keys()).push(") AS q(key)) k WHERE ");
+        self.push_behind(sql, "k");
+        SORTED
+    }
+
+    /// From stream to stream by the index, however many events they have. They come in order and
+    /// only as many as are asked for: sorting them would want all of them first.
+    fn each(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
+        let next = "(SELECT e.category, e.key FROM {s}.event e WHERE ";
+        sql.push("WITH RECURSIVE r AS (");
+        sql.push(self.schema.sql(next));
+        self.push_behind(sql, "e");
+        sql.push(
+            " ORDER BY e.category, e.key LIMIT 1) UNION ALL SELECT n.* FROM r CROSS JOIN LATERAL ",
+        );
+        sql.push(self.schema.sql(next));
+        sql.push(match &self.query.category {
+            Some(_) => "e.category = r.category AND e.key > r.key",
+            None => "(e.category, e.key) > (r.category, r.key)",
+        });
+        sql.push(" ORDER BY e.category, e.key LIMIT 1) n) SELECT r.* FROM r");
+        ""
+    }
+
+    /// State by state, in the order of their index: with `state = …` another one would look as good.
+    fn gone(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
+        let (category, key) = self.after();
+        sql.push("SELECT g.* FROM unnest(");
+        sql.push_bind(self.states.clone());
+        let look = ") AS q(state) CROSS JOIN LATERAL (SELECT t.category, t.key FROM {s}.stream_state t \
+            WHERE t.state <> 'live' AND (t.state, t.category, t.key) > (q.state, ";
+        sql.push(self.schema.sql(look));
+        sql.push_bind(category.to_owned()).push(", ");
+        sql.push_bind(key.to_owned());
+        if let Some(only) = &self.query.category {
+            sql.push(") AND (t.state, t.category) <= (q.state, ");
+            sql.push_bind(only.clone());
+        } else {
+            sql.push(") AND (t.state) <= (q.state");
+        }
+        sql.push(") ORDER BY t.state, t.category, t.key LIMIT ");
+        sql.push_bind(self.limit);
+        sql.push(") g ORDER BY g.category, g.key LIMIT ");
+        sql.push_bind(self.limit);
+        SORTED
+    }
 }
 
 fn info(row: &PgRow) -> Result<StreamInfo, Error> {

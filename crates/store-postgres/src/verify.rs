@@ -26,7 +26,8 @@ const SETTLE: &str = "SELECT set_config('statement_timeout', '0', true), \
 
 const COUNTS: &str = "SELECT \
     (SELECT coalesce(max(e.position), 0) FROM {s}.event e), \
-    (SELECT count(*) FROM {s}.event e), (SELECT count(*) FROM {s}.stream t), \
+    (SELECT count(*) FROM {s}.event e), \
+    (SELECT count(*) FROM (SELECT FROM {s}.event e GROUP BY e.category, e.key) s), \
     (SELECT count(*) FROM {s}.claim t), (SELECT count(*) FROM {s}.snapshot t), \
     (SELECT count(*) FROM {s}.progress t), (SELECT count(*) FROM {s}.document t), \
     (SELECT count(*) FROM {s}.entry t)";

@@ -53,15 +53,6 @@ async fn write(connection: &mut PgConnection, append: &Append) -> Result<i64, Er
             .bind(&event.name)
             .fetch_one(&mut *transaction)
             .await?;
-            sqlx::query(
-                "INSERT INTO backstory.stream (category, key, version, state, tags, \
-                   first_position, last_position) VALUES ($1, $2, 1, 'live', '{}', $3, $3)",
-            )
-            .bind(part.stream.category())
-            .bind(part.stream.key())
-            .bind(position)
-            .execute(&mut *transaction)
-            .await?;
         }
     }
     // What an application does in its transaction takes a moment.

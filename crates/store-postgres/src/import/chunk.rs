@@ -77,7 +77,7 @@ pub(super) struct Plan {
     pub(super) head: Checkpoint,
     // Bytes of rows that follow each other.
     pub(super) runs: Vec<Range<usize>>,
-    // All of the chunk, and which of them got events.
+    // All of the chunk, and which of them got lifecycle events.
     pub(super) streams: Vec<StreamRow>,
     pub(super) changed: BTreeSet<usize>,
     pub(super) erased: BTreeSet<usize>,
@@ -212,7 +212,9 @@ impl Chunk {
                 plan.erased.insert(row.stream);
             }
             let version = stream.version.get().to_be_bytes();
-            plan.changed.insert(row.stream);
+            if row.payload.is_some() {
+                plan.changed.insert(row.stream);
+            }
             plan.events += 1;
             plan.seen(position, row.id);
             let end = self

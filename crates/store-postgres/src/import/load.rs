@@ -2,9 +2,7 @@
 
 use std::{iter, ops::Range, sync::Arc, time::Duration};
 
-use backstory_event::{
-    EventId, Position, StoreError, StoreErrorKind, StreamId, StreamState, StreamVersion, Tag,
-};
+use backstory_event::{EventId, Position, StoreError, StoreErrorKind, StreamId, StreamVersion};
 use backstory_store_kit::{StreamRow, Tail};
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, Error, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
@@ -21,7 +19,7 @@ use super::{
 };
 use crate::{
     PostgresOptions, PostgresStore,
-    append::{column, list, tags_json},
+    append::{StreamFact, column, erase, known, list, put_states},
     error::{Class, breaks_connection, class, kind, sqlstate, store_error},
     holder::lock_holder,
     session::{Backend, Session, jitter},
@@ -34,7 +32,6 @@ const MESSAGE: usize = 256 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-type StreamFact = (usize, i64, StreamState, Vec<String>, i64, i64);
 type EventFact = (Uuid, i64, String, String, String);
 
 /// Owns the connection of an import.
@@ -258,15 +255,9 @@ impl Loader {
             streams: vec![StreamRow::empty(); streams.len()],
             events: Default::default(),
         };
-        for (n, version, state, tags, first, last) in list::<StreamFact>(&row, 3)? {
-            if let Some(known) = facts.streams.get_mut(n.wrapping_sub(1)) {
-                *known = StreamRow {
-                    version: StreamVersion::new(version),
-                    state,
-                    tags: tags.into_iter().map(Tag::stored).collect(),
-                    first_position: Position::new(first),
-                    last_position: Position::new(last),
-                };
+        for (n, version, state, tags) in list::<StreamFact>(&row, 3)? {
+            if let Some(row) = facts.streams.get_mut(n.wrapping_sub(1)) {
+                *row = known(StreamVersion::new(version), state, tags);
             }
         }
         for (id, position, category, key, name) in list::<EventFact>(&row, 4)? {
@@ -302,39 +293,22 @@ impl Loader {
         Ok(())
     }
 
-    /// Stream rows, the notification, and what an erasure takes.
+    /// The notification, what lifecycle events make of streams, and what an erasure takes.
     async fn streams(
         &self,
         connection: &mut PgConnection,
         chunk: &Chunk,
         plan: &Plan,
     ) -> Result<(), Error> {
-        let names: Vec<_> = column(&plan.changed, |number| &chunk.streams()[*number]);
-        let rows: Vec<_> = column(&plan.changed, |number| &plan.streams[*number]);
-        self.sql
-            .import_streams
-            .query()
-            .bind(column(&names, |stream| stream.category()))
-            .bind(column(&names, |stream| stream.key()))
-            .bind(column(&rows, |row| row.version.get()))
-            .bind(column(&rows, |row| row.state.as_str()))
-            .bind(column(&rows, |row| tags_json(&row.tags)))
-            .bind(column(&rows, |row| row.first_position.get()))
-            .bind(column(&rows, |row| row.last_position.get()))
-            .bind(plan.head.position.get().to_string())
-            .execute(&mut *connection)
-            .await?;
-        if !plan.erased.is_empty() {
-            let erased = column(&plan.erased, |number| &chunk.streams()[*number]);
-            self.sql
-                .erase
-                .query()
-                .bind(column(&erased, |stream| stream.category()))
-                .bind(column(&erased, |stream| stream.key()))
-                .execute(connection)
-                .await?;
-        }
-        Ok(())
+        let head = plan.head.position.get().to_string();
+        let notify = self.sql.notify.query().bind(head);
+        notify.execute(&mut *connection).await?;
+        let names = chunk.streams();
+        let changed = plan.changed.iter();
+        let changed = changed.map(|number| (&names[*number], &plan.streams[*number]));
+        put_states(connection, &self.sql, changed.collect()).await?;
+        let erased = plan.erased.iter().map(|number| &names[*number]);
+        erase(connection, &self.sql, erased.collect()).await
     }
 
     /// Who holds the lock that an attempt waited for in vain.

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a broken set-up fails the test")]
 
 use backstory_event::{
-    Checkpoint, EventFilter, EventQuery, FilterItem, Position, StreamQuery, Tag,
+    Checkpoint, EventFilter, EventQuery, FilterItem, Position, StreamCursor, StreamId, StreamQuery,
+    StreamState, Tag,
 };
 use backstory_test_postgres::TestDatabase;
 use sqlx::{
@@ -23,16 +24,19 @@ const FILL: &str = "INSERT INTO {s}.event (position, category, key, version, id,
       CASE WHEN n % 1000 = 2 THEN ARRAY['rare'] WHEN n % 3 = 0 THEN ARRAY['list:' || n % 7] ELSE '{}' END, \
       timestamptz '2026-01-01 00:00Z' + n * interval '1 second' \
     FROM generate_series(1, 100000) AS n; \
-  INSERT INTO {s}.stream SELECT 'todo', n::text, 2, 'live', \
-      CASE WHEN n % 1000 = 2 THEN ARRAY['rare'] ELSE '{}' END, 2 * n, 2 * n + 1 FROM generate_series(1, 100000) AS n; \
+  INSERT INTO {s}.stream_state SELECT 'todo', n::text, \
+      CASE WHEN n % 10000 = 3 THEN 'erased' WHEN n % 3 = 0 THEN 'deleted' ELSE 'live' END, \
+      CASE WHEN n % 1000 = 2 THEN ARRAY['rare'] ELSE ARRAY['list:' || n % 7] END FROM generate_series(1, 40000) AS n; \
   INSERT INTO {s}.claim SELECT 'title', 'nr ' || n, 'todo', n::text FROM generate_series(1, 100000) AS n; \
   INSERT INTO {s}.entry SELECT 'city', 'nr ' || n % 1000, 'todo', n::text FROM generate_series(1, 100000) AS n; \
   INSERT INTO {s}.collection (name, projection) VALUES ('list', 'list'); \
   INSERT INTO {s}.document SELECT generation, n::text, '{}', 'todo', n::text \
     FROM {s}.collection, generate_series(1, 100000) AS n; \
   INSERT INTO {s}.document_index SELECT generation, 'done', CASE WHEN n % 2 = 0 THEN 'no' ELSE 'yes' END, n::text \
-    FROM {s}.collection, generate_series(1, 100000) AS n; \
-  ANALYZE {s}.event, {s}.stream, {s}.claim, {s}.entry, {s}.document, {s}.document_index";
+    FROM {s}.collection, generate_series(1, 100000) AS n";
+
+const ANALYZE: &str =
+    "ANALYZE {s}.event, {s}.stream_state, {s}.claim, {s}.entry, {s}.document, {s}.document_index";
 
 /// A statement with what is bound to it.
 #[derive(Clone)]
@@ -162,6 +166,7 @@ fn rare_tag() -> Tag {
 #[tokio::test]
 async fn each_index_is_worth_its_price() {
     let (_database, mut connection) = filled().await;
+    run(&mut connection, ANALYZE).await;
     times_need_no_index(&mut connection).await;
     optional_indexes(&mut connection).await;
     core_indexes(&mut connection).await;
@@ -180,9 +185,14 @@ async fn core_indexes(connection: &mut PgConnection) {
     worth(connection, "event_tags", 100, true, &condition).await;
     let list = Statement::bound(streams::statement(
         &schema(),
-        &StreamQuery::new().tag(rare_tag()),
+        &StreamQuery::new().tag(rare_tag()).limit(2),
     ));
-    worth(connection, "stream_tags", 10, false, &list).await;
+    worth(connection, "stream_tags", 5, false, &list).await;
+    let list = Statement::bound(streams::statement(
+        &schema(),
+        &StreamQuery::new().state(StreamState::Erased),
+    ));
+    worth(connection, "stream_gone", 5, false, &list).await;
 
     // What an erasure deletes.
     run(
@@ -191,7 +201,7 @@ async fn core_indexes(connection: &mut PgConnection) {
            '{}', recorded_at FROM {s}.event WHERE position = 100000",
     )
     .await;
-    let erase = Statement::plain("SELECT {s}.erase_v1('todo', '7')");
+    let erase = Statement::plain("SELECT {s}.erase_v1('{todo}', '{7}')");
     for index in [
         "claim_owner",
         "entry_owner",
@@ -272,4 +282,99 @@ async fn times_need_no_index(connection: &mut PgConnection) {
         .map(|row| sqlx::Row::get(&row, 0))
         .unwrap();
     assert_eq!(position, 12 * 3600);
+}
+
+/// One stream has 20,000 events more, and nobody has told the server so.
+const LONG: &str = "ALTER TABLE {s}.event SET (autovacuum_enabled = false); \
+  INSERT INTO {s}.event (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at) \
+    SELECT 100000 + n, 'todo', '1001', 2 + n, gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() \
+    FROM generate_series(1, 20000) AS n";
+
+/// A batch of one event for that stream.
+const APPEND: &str = "SELECT 1 / t.stored::int FROM {s}.append_v1(1000, false, '{todo}', '{1001}', \
+    '{20003}', ARRAY[gen_random_uuid()], '{todo.added}', '{1}', '{\"{}\"}', '{\"{}\"}', '{[]}', '{todo}', '{1001}', \
+    '{20002}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', NULL) t";
+
+#[tokio::test]
+async fn what_is_asked_of_streams_costs_what_it_answers() {
+    let (_database, mut connection) = filled().await;
+    run(&mut connection, LONG).await;
+    let sql = Statements::new(&schema(), true);
+    let cursor = |category, key| StreamCursor::behind(StreamId::new(category, key).unwrap());
+    let query = || StreamQuery::new().limit(10);
+    let lists = [
+        query(),
+        query().after(cursor("todo", "1000")),
+        query().category("todo").after(cursor("todo", "1000")),
+        query().category("todo").after(cursor("rare", "7000")),
+        query().category("rare").after(cursor("rare", "7000")),
+        query().category("none"),
+        query().category("todo").key(1001).key(7).key("none"),
+        query().key(1001).key(500).key("none"),
+        query().tag(rare_tag()).after(cursor("todo", "1000")),
+        query().state(StreamState::Deleted),
+        query()
+            .state(StreamState::Deleted)
+            .state(StreamState::Erased)
+            .after(cursor("todo", "1000")),
+        query()
+            .category("todo")
+            .state(StreamState::Erased)
+            .after(cursor("todo", "1000")),
+    ];
+    let lists = lists.iter().map(|query| {
+        let statement = streams::statement(&schema(), query);
+        (format!("{query:?}"), Statement::bound(statement))
+    });
+    let mut all: Vec<_> = lists.collect();
+    let one = [vec!["todo"], vec!["1001"]];
+    let bound = |text: &str, strings: &[Vec<&str>]| {
+        let mut arguments = PgArguments::default();
+        strings
+            .iter()
+            .for_each(|column| arguments.add(column).unwrap());
+        Statement {
+            text: text.to_owned(),
+            arguments,
+        }
+    };
+    let mut facts = bound(sql.facts.as_str(), &one);
+    let ids = Vec::<uuid::Uuid>::new();
+    facts.arguments.add(&ids).unwrap();
+    facts.arguments.add(Vec::<&str>::new()).unwrap();
+    facts.arguments.add(Vec::<&str>::new()).unwrap();
+    facts.arguments.add(Vec::<i64>::new()).unwrap();
+    facts.arguments.add(serde_json::json!([])).unwrap();
+    all.push(("facts".to_owned(), facts));
+    let mut facts = bound(sql.import_facts.as_str(), &one);
+    facts.arguments.add(ids).unwrap();
+    all.push(("import_facts".to_owned(), facts));
+    let lock = bound(sql.lock_owners.as_str(), &one);
+    all.push(("lock_owners".to_owned(), lock));
+    let states = [
+        vec!["todo", "todo"],
+        vec!["1001", "3"],
+        vec!["deleted", "live"],
+        vec!["[]", "[]"],
+    ];
+    let states = bound(sql.put_states.as_str(), &states);
+    all.push(("put_states".to_owned(), states));
+    all.push(("append".to_owned(), Statement::plain(APPEND)));
+    let view = "SELECT * FROM {s}.stream WHERE category = 'todo' AND key = '7'";
+    all.push(("view".to_owned(), Statement::plain(view)));
+    // The plans of the writer are made once.
+    for settings in [
+        "SELECT",
+        ANALYZE,
+        "SET plan_cache_mode = force_generic_plan",
+    ] {
+        run(&mut connection, settings).await;
+        for (what, statement) in &all {
+            let (plan, blocks) = explain(&mut connection, "SELECT", statement).await;
+            assert!(
+                0 < blocks && blocks < 400,
+                "{blocks} blocks after {settings} for {what}\n{plan}"
+            );
+        }
+    }
 }

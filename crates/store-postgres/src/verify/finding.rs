@@ -76,14 +76,14 @@ kinds! {
     /// The event is erased although its stream was not.
     ErasedWithoutCause = "erased_without_cause":
         "content was taken that nobody asked to erase";
-    /// The stream has events and no row.
-    StreamMissing = "stream_missing":
-        "lists leave the stream out, and the next append to it fails or begins at version 1";
-    /// The stream has a row and no events.
-    StreamWithoutEvents = "stream_without_events":
-        "lists show a stream that does not exist, and appends expect its version";
+    /// The stream was deleted, erased or tagged, and has no row that says so.
+    StateMissing = "state_missing":
+        "appends and lists take the stream for a live one without tags; the row can be derived from the events again";
+    /// The stream has a row that its events do not ask for, or has no events.
+    StateSuperfluous = "state_superfluous":
+        "appends and lists believe the row; delete it";
     /// The row of the stream says something else than its events.
-    StreamDiffers = "stream_differs":
+    StateDiffers = "state_differs":
         "appends and lists believe the row; it can be derived from the events again";
     /// The projection is behind the end of the log.
     ProgressBeyondLog = "progress_beyond_log":

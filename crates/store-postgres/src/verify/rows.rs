@@ -28,35 +28,26 @@ const EVENTS: &str = "SELECT e.position, coalesce(e.before, {floor}), e.recorded
 const IDS: &str = "SELECT e.id, min(e.position), max(e.position) FROM {s}.event e \
     WHERE e.position > {floor} GROUP BY e.id HAVING count(*) > 1 ORDER BY 2";
 
-// The first event of a stream that began below the floor has any version.
+// The first event behind the floor may have any version: those before it were trimmed.
 const VERSIONS: &str = "SELECT e.category, e.key, e.position, e.version, e.before, e.earlier \
     FROM (SELECT e.category, e.key, e.position, e.version, \
         lag(e.version) OVER w AS before, lag(e.position) OVER w AS earlier \
       FROM {s}.event e WHERE e.position > {floor} \
       WINDOW w AS (PARTITION BY e.category, e.key ORDER BY e.version, e.position)) e \
     WHERE e.version <> e.before + 1 OR e.position < e.earlier \
-      OR e.before IS NULL AND e.version <> 1 AND NOT EXISTS (SELECT FROM {s}.stream s \
-        WHERE s.category = e.category AND s.key = e.key AND s.first_position <= {floor}) \
+      OR e.before IS NULL AND e.version <> 1 AND {floor} = 0 \
     ORDER BY e.position";
 
-const STREAMS: &str = "SELECT coalesce(s.category, e.category), coalesce(s.key, e.key), \
-      s.version, s.first_position, s.last_position, e.version, e.first_position, e.last_position \
-    FROM {s}.stream s FULL JOIN (SELECT e.category, e.key, max(e.version) AS version, \
-        min(e.position) AS first_position, max(e.position) AS last_position \
-      FROM {s}.event e WHERE e.position > {floor} GROUP BY e.category, e.key) e \
-      ON s.category = e.category AND s.key = e.key \
-    WHERE s.version IS NULL \
-      OR e.version IS NULL AND (s.last_position > {floor} OR {floor} = 0) \
-      OR s.version <> e.version OR s.last_position <> e.last_position \
-      OR s.first_position <> e.first_position AND (s.first_position > {floor} OR {floor} = 0) \
-    ORDER BY 1, 2";
-
-// Each stream that has or should have another state than the plain one, with its lifecycle.
-const LIFECYCLES: &str = "SELECT s.category, s.key, s.state, s.tags, e.name, e.payload::text \
-    FROM {s}.stream s LEFT JOIN {s}.event e ON e.category = s.category AND e.key = s.key \
+// Each stream that has or should have another state than the plain one, with its lifecycle. Of those that were trimmed it is
+// not known.
+const LIFECYCLES: &str = "SELECT s.category, s.key, t.state, t.tags, e.name, e.payload::text \
+    FROM (SELECT e.category, e.key FROM {s}.event e WHERE e.name >= 'backstory.' AND e.name < 'backstory/' \
+      UNION SELECT t.category, t.key FROM {s}.stream_state t) s \
+    LEFT JOIN {s}.stream_state t ON t.category = s.category AND t.key = s.key \
+    LEFT JOIN {s}.event e ON e.category = s.category AND e.key = s.key \
       AND e.name >= 'backstory.' AND e.name < 'backstory/' \
-    WHERE (s.first_position > {floor} OR {floor} = 0) \
-      AND (e.name IS NOT NULL OR s.state <> 'live' OR s.tags <> '{}') \
+    WHERE {floor} = 0 OR EXISTS (SELECT FROM {s}.event f \
+      WHERE f.category = s.category AND f.key = s.key AND f.version = 1 AND f.position > {floor}) \
     ORDER BY s.category, s.key, e.version";
 
 const NOT_ERASED: &str = "SELECT e.position, e.category, e.key, t.version \
@@ -86,22 +77,22 @@ const SNAPSHOTS: &str = "SELECT t.category, t.key, t.version, t.event_id, e.id, 
     FROM {s}.snapshot t \
     LEFT JOIN {s}.event e ON e.category = t.category AND e.key = t.key AND e.version = t.version \
     WHERE e.erased_at IS NOT NULL OR e.id <> t.event_id OR e.id IS NULL AND ({floor} = 0 \
-      OR NOT EXISTS (SELECT FROM {s}.stream s WHERE s.category = t.category AND s.key = t.key \
-        AND s.first_position <= {floor} AND s.version >= t.version)) \
+      OR EXISTS (SELECT FROM {s}.event f WHERE f.category = t.category AND f.key = t.key \
+        AND f.version < t.version)) \
     ORDER BY t.category, t.key, t.version";
 
 // An owner without events may hold a claim.
 const CLAIMS: &str = "SELECT t.scope, t.value, t.category, t.key FROM {s}.claim t \
-    JOIN {s}.stream s ON s.category = t.category AND s.key = t.key AND s.state = 'erased' \
+    JOIN {s}.stream_state s ON s.category = t.category AND s.key = t.key AND s.state = 'erased' \
     ORDER BY t.scope, t.value";
 
 const ENTRIES: &str = "SELECT t.scope, t.value, t.category, t.key FROM {s}.entry t \
-    JOIN {s}.stream s ON s.category = t.category AND s.key = t.key AND s.state = 'erased' \
+    JOIN {s}.stream_state s ON s.category = t.category AND s.key = t.key AND s.state = 'erased' \
     ORDER BY t.scope, t.value, t.category, t.key";
 
 const DOCUMENTS: &str = "SELECT c.name, d.key, d.owner_category, d.owner_key \
     FROM {s}.document d \
-    JOIN {s}.stream s ON s.category = d.owner_category AND s.key = d.owner_key AND s.state = 'erased' \
+    JOIN {s}.stream_state s ON s.category = d.owner_category AND s.key = d.owner_key AND s.state = 'erased' \
     LEFT JOIN {s}.collection c ON c.generation = d.generation \
     WHERE d.owner_key IS NOT NULL ORDER BY c.name, d.key";
 
@@ -125,7 +116,6 @@ impl Rows<'_> {
         self.each(EVENTS, event).await?;
         self.each(IDS, id).await?;
         self.each(VERSIONS, version).await?;
-        self.each(STREAMS, stream).await?;
         self.lifecycles().await?;
         self.each(NOT_ERASED, not_erased).await?;
         self.each(ERASED, erased).await?;
@@ -167,7 +157,7 @@ impl Rows<'_> {
                 current = Some(Lifecycle {
                     stream,
                     state: row.try_get(2)?,
-                    tags: row.try_get(3)?,
+                    tags: row.try_get::<Option<_>, _>(3)?.unwrap_or_default(),
                     derived: StreamRow::empty(),
                 });
             }
@@ -188,7 +178,8 @@ impl Rows<'_> {
 
 struct Lifecycle {
     stream: StreamId,
-    state: String,
+    // `None`: it has no row.
+    state: Option<String>,
     tags: Vec<Option<String>>,
     derived: StreamRow,
 }
@@ -196,17 +187,31 @@ struct Lifecycle {
 impl Lifecycle {
     fn compare(self, report: &mut Report) {
         let expected = self.derived.state.as_str();
+        let plain = StreamRow::empty();
+        let plain = self.derived.state == plain.state && self.derived.tags == plain.tags;
         let subject = || Subject::Stream(self.stream.clone());
-        if self.state != expected {
-            let detail = format!("its state is {}, by its events {expected}", self.state);
-            report.add(FindingKind::StreamDiffers, subject(), detail);
-        }
-        let stored: Vec<_> = self.tags.iter().map(Option::as_deref).collect();
         let derived: Vec<_> = self.derived.tags.iter().map(Tag::as_str).collect();
-        if stored != derived.iter().copied().map(Some).collect::<Vec<_>>() {
-            let stored: Vec<_> = stored.iter().map(|tag| tag.unwrap_or("NULL")).collect();
+        let tags = self.tags.iter().map(|tag| tag.as_deref());
+        let stored: Vec<_> = tags.clone().map(|tag| tag.unwrap_or("NULL")).collect();
+        let state = match self.state {
+            None if plain => return,
+            None => {
+                let detail = format!("by its events it is {expected}, its tags are {derived:?}");
+                return report.add(FindingKind::StateMissing, subject(), detail);
+            }
+            Some(state) if plain => {
+                let detail = format!("it is {state} with tags {stored:?}, by its events neither");
+                return report.add(FindingKind::StateSuperfluous, subject(), detail);
+            }
+            Some(state) => state,
+        };
+        if state != expected {
+            let detail = format!("its state is {state}, by its events {expected}");
+            report.add(FindingKind::StateDiffers, subject(), detail);
+        }
+        if !tags.eq(derived.iter().copied().map(Some)) {
             let detail = format!("its tags are {stored:?}, by its events {derived:?}");
-            report.add(FindingKind::StreamDiffers, subject(), detail);
+            report.add(FindingKind::StateDiffers, subject(), detail);
         }
     }
 }
@@ -291,31 +296,6 @@ fn version(row: &PgRow, report: &mut Report) -> Result<(), Error> {
     if let Some(earlier) = earlier.filter(|earlier| *earlier > place.get()) {
         let detail = format!("the version before it is at position {earlier}");
         add(FindingKind::VersionDisordered, detail);
-    }
-    Ok(())
-}
-
-fn stream(row: &PgRow, report: &mut Report) -> Result<(), Error> {
-    let subject = || stream_id(row, 0, 1).map(Subject::Stream);
-    let stored: Option<i64> = row.try_get(2)?;
-    let derived: Option<i64> = row.try_get(5)?;
-    if stored.is_none() {
-        let detail = format!("it has events up to position {}", position(row, 7)?);
-        report.add(FindingKind::StreamMissing, subject()?, detail);
-    } else if derived.is_none() {
-        let detail = "its row stands without events".to_owned();
-        report.add(FindingKind::StreamWithoutEvents, subject()?, detail);
-    } else {
-        for (offset, what) in ["version", "first position", "last position"]
-            .into_iter()
-            .enumerate()
-        {
-            let (is, should): (i64, i64) = (row.try_get(2 + offset)?, row.try_get(5 + offset)?);
-            if is != should {
-                let detail = format!("its {what} is {is}, by its events {should}");
-                report.add(FindingKind::StreamDiffers, subject()?, detail);
-            }
-        }
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::kit::{event, raw, run, stream, until_count};
 
 const TABLES: [&str; 8] = [
     "event",
-    "stream",
+    "stream_state",
     "claim",
     "snapshot",
     "progress",

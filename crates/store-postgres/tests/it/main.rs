@@ -23,6 +23,7 @@ mod jobs;
 mod jump;
 mod kit;
 mod loads;
+mod owners;
 mod pages;
 mod plans;
 mod pooler;

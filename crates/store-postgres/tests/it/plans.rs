@@ -21,7 +21,7 @@ pub(crate) const SCANNED: &str = "SELECT coalesce(string_agg(format('%s: %s', re
 pub(crate) async fn without_statistics(connection: &mut PgConnection) {
     for table in [
         "event",
-        "stream",
+        "stream_state",
         "claim",
         "entry",
         "snapshot",

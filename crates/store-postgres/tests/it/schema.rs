@@ -262,7 +262,7 @@ async fn the_past_cannot_be_changed() {
         "UPDATE backstory.event SET position = position + 10",
         "DELETE FROM backstory.event",
         "TRUNCATE backstory.event",
-        "SELECT backstory.erase_v1('todo', '1')",
+        "SELECT backstory.erase_v1('{todo}', '{1}')",
         "INSERT INTO backstory.event SELECT * FROM backstory.event ON CONFLICT (position) DO UPDATE SET name = 'x'",
     ];
     for replica in [
@@ -425,7 +425,7 @@ async fn an_append_that_lacks_a_right_does_not_disturb_the_others() {
     .await;
     run(
         &mut admin,
-        "REVOKE EXECUTE ON FUNCTION backstory.erase_v1(text, text) FROM app",
+        "REVOKE EXECUTE ON FUNCTION backstory.erase_v1(text[], text[]) FROM app",
     )
     .await;
     let url = database.url().replacen("postgres@", "app@", 1);

@@ -18,7 +18,7 @@ use crate::kit::{eventually, fresh, log, one, raw, run, scalar, stream, within};
 /// statement at a time locks one table at a time.
 const NEXT: &[&str] = &[
     "ALTER TABLE backstory.event ADD COLUMN shard integer NOT NULL DEFAULT 0, ADD COLUMN note text",
-    "ALTER TABLE backstory.stream ADD COLUMN pinned boolean NOT NULL DEFAULT false",
+    "ALTER TABLE backstory.stream_state ADD COLUMN pinned boolean NOT NULL DEFAULT false",
     "ALTER TABLE backstory.claim ADD COLUMN taken_at timestamptz DEFAULT now()",
     "ALTER TABLE backstory.snapshot ADD COLUMN codec text",
     "ALTER TABLE backstory.progress ADD COLUMN lease uuid",
@@ -39,8 +39,6 @@ const NEXT: &[&str] = &[
           tags, recorded_at, shard) \
         VALUES (next_, 'next', key_, 1, gen_random_uuid(), 'next.added', 1, '{}', '{}', '{}', \
           greatest(clock_timestamp(), (SELECT recorded_at FROM backstory.event WHERE position = next_ - 1)), 7); \
-      INSERT INTO backstory.stream (category, key, version, state, tags, first_position, last_position, pinned) \
-        VALUES ('next', key_, 1, 'live', '{}', next_, next_, true); \
       PERFORM pg_notify('backstory_backstory', next_::text); \
       RETURN next_; \
     END $$",

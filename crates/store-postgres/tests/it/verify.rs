@@ -191,15 +191,13 @@ async fn a_sound_database_has_no_findings() {
 /// Damage, and exactly what is found then.
 const DAMAGES: &[(&str, &[&str])] = &[
     (
-        "UPDATE backstory.event SET position = 100 WHERE position = 18; \
-         UPDATE backstory.stream SET last_position = 100 WHERE key = '6'",
+        "UPDATE backstory.event SET position = 100 WHERE position = 18",
         &["position_gap: event at position 100"],
     ),
     (
         "UPDATE pg_index SET indisunique = false WHERE indexrelid = 'backstory.event_pkey'::regclass; \
          INSERT INTO backstory.event SELECT position, category, '99', 1, gen_random_uuid(), name, \
            schema_version, payload, metadata, tags, recorded_at FROM backstory.event WHERE position = 18; \
-         INSERT INTO backstory.stream VALUES ('todo', '99', 1, 'live', '{}', 18, 18); \
          UPDATE pg_index SET indisunique = true WHERE indexrelid = 'backstory.event_pkey'::regclass",
         &["position_repeated: event at position 18"],
     ),
@@ -234,20 +232,17 @@ const DAMAGES: &[(&str, &[&str])] = &[
         &["transform_unknown: event at position 3"],
     ),
     (
-        "UPDATE backstory.event SET version = 9 WHERE position = 18; \
-         UPDATE backstory.stream SET version = 9 WHERE key = '6'",
+        "UPDATE backstory.event SET version = 9 WHERE position = 18",
         &["version_gap: event at position 18"],
     ),
     (
         "UPDATE backstory.event SET version = version + 1 WHERE position = 18; \
-         UPDATE backstory.event SET version = version + 1 WHERE position = 17; \
-         UPDATE backstory.stream SET version = 3 WHERE key = '6'",
+         UPDATE backstory.event SET version = version + 1 WHERE position = 17",
         &["version_gap: event at position 17"],
     ),
     (
         "UPDATE pg_index SET indisunique = false WHERE indexrelid = 'backstory.event_version_key'::regclass; \
          UPDATE backstory.event SET version = 1 WHERE position = 18; \
-         UPDATE backstory.stream SET version = 1 WHERE key = '6'; \
          UPDATE pg_index SET indisunique = true WHERE indexrelid = 'backstory.event_version_key'::regclass",
         &["version_repeated: event at position 18"],
     ),
@@ -279,42 +274,38 @@ const DAMAGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "DELETE FROM backstory.stream WHERE key = '4'",
-        &["stream_missing: stream todo/4"],
-    ),
-    (
-        "INSERT INTO backstory.stream VALUES ('todo', '99', 1, 'live', '{}', 1, 1)",
-        &["stream_without_events: stream todo/99"],
-    ),
-    (
-        "UPDATE backstory.stream SET version = 5 WHERE key = '1'; \
-         UPDATE backstory.stream SET first_position = 2 WHERE key = '2'; \
-         UPDATE backstory.stream SET last_position = 8 WHERE key = '3'",
+        "DELETE FROM backstory.stream_state WHERE key IN ('1', '4')",
         &[
-            "stream_differs: stream todo/1",
-            "stream_differs: stream todo/2",
-            "stream_differs: stream todo/3",
+            "state_missing: stream todo/1",
+            "state_missing: stream todo/4",
         ],
     ),
     (
-        "UPDATE backstory.stream SET state = 'deleted' WHERE key IN ('2', '6'); \
-         UPDATE backstory.stream SET state = 'live' WHERE key IN ('4'); \
-         UPDATE backstory.stream SET state = 'erased' WHERE key = '3'",
+        "INSERT INTO backstory.stream_state VALUES ('todo', '2', 'deleted', '{}'), ('todo', '6', 'live', '{urgent}'), \
+           ('todo', '99', 'erased', '{}')",
         &[
-            "stream_differs: stream todo/2",
-            "stream_differs: stream todo/3",
-            "stream_differs: stream todo/4",
-            "stream_differs: stream todo/6",
+            "state_superfluous: stream todo/2",
+            "state_superfluous: stream todo/6",
+            "state_superfluous: stream todo/99",
         ],
     ),
     (
-        "UPDATE backstory.stream SET tags = '{urgent}' WHERE key = '1'; \
-         UPDATE backstory.stream SET tags = '{gone}' WHERE key = '5'; \
-         UPDATE backstory.stream SET tags = ARRAY[NULL] WHERE key = '6'",
+        "UPDATE backstory.stream_state SET state = 'erased' WHERE key = '4'; \
+         UPDATE backstory.stream_state SET state = 'deleted' WHERE key IN ('1', '5')",
         &[
-            "stream_differs: stream todo/1",
-            "stream_differs: stream todo/5",
-            "stream_differs: stream todo/6",
+            "state_differs: stream todo/1",
+            "state_differs: stream todo/4",
+            "state_differs: stream todo/5",
+        ],
+    ),
+    (
+        "UPDATE backstory.stream_state SET tags = '{urgent}' WHERE key = '1'; \
+         UPDATE backstory.stream_state SET tags = '{gone}' WHERE key = '5'; \
+         UPDATE backstory.stream_state SET tags = ARRAY[NULL] WHERE key = '4'",
+        &[
+            "state_differs: stream todo/1",
+            "state_differs: stream todo/4",
+            "state_differs: stream todo/5",
         ],
     ),
     (

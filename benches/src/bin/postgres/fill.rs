@@ -13,18 +13,14 @@ const EVENTS: &str = "INSERT INTO backstory.event (position, category, key, vers
        ARRAY['customer-' || n % 100000], clock_timestamp() \
      FROM (SELECT $1::text::jsonb AS payload OFFSET 0) AS p, generate_series(1, $2::bigint) AS n";
 
-const STREAMS: &str = "INSERT INTO backstory.stream (category, key, version, state, tags, first_position, last_position) \
-     SELECT category, key, max(version), 'live', '{}', min(position), max(position) \
-     FROM backstory.event GROUP BY category, key";
-
 /// Statements that take away and give back what makes inserts slow: constraints and indexes.
 const INDEXES: &str = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname), \
        format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) \
      FROM pg_constraint WHERE contype IN ('p', 'u') \
-       AND conrelid IN ('backstory.event'::regclass, 'backstory.stream'::regclass) \
+       AND conrelid = 'backstory.event'::regclass \
      UNION ALL \
      SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid) \
-     FROM pg_index WHERE indrelid IN ('backstory.event'::regclass, 'backstory.stream'::regclass) \
+     FROM pg_index WHERE indrelid = 'backstory.event'::regclass \
        AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = indexrelid)";
 
 /// Fills an empty store with so many events, as one that ran for long: vacuumed, with statistics.
@@ -43,7 +39,6 @@ pub async fn fill(url: &str, events: u64) -> Result<(), BoxError> {
         .bind(i64::try_from(events)?)
         .execute(&mut connection)
         .await?;
-    sqlx::query(STREAMS).execute(&mut connection).await?;
     for statement in give_back {
         execute(&mut connection, statement).await?;
     }

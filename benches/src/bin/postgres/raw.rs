@@ -43,8 +43,8 @@ macro_rules! row {
 }
 
 /// One row of `backstory.event` per transaction: position, category, key, version 1, id, name,
-/// schema version, a payload of about 200 bytes, metadata (`{}`), no tags, time. Nothing else: no
-/// row of `backstory.stream`, no notification, no check of a version.
+/// schema version, a payload of about 200 bytes, metadata (`{}`), no tags, time. All rows
+/// that ours writes, and nothing else: no notification, no check of a version.
 pub const EVENT: &str = row!("'{}'");
 
 /// The same with a tag that no other row has, as long as ours.
@@ -53,17 +53,6 @@ pub const TAGGED: &str = row!(concat!(
     uuid!("$1::bigint"),
     "::text]"
 ));
-
-/// As [`EVENT`], and the row of its new stream in `backstory.stream`: all rows that ours writes.
-pub const EVENT_AND_STREAM: &str = concat!(
-    "WITH event AS (",
-    row!("'{}'"),
-    ") \
-     INSERT INTO backstory.stream (category, key, version, state, tags, first_position, last_position) \
-     VALUES ('order', ",
-    uuid!("$1::bigint"),
-    "::text, 1, 'live', '{}', $1::bigint, $1::bigint)"
-);
 
 /// A hundred rows of `backstory.event` per transaction by UNNEST: ten streams of ten events.
 pub const HUNDRED: &str = concat!(
@@ -74,23 +63,6 @@ pub const HUNDRED: &str = concat!(
     uuid!("n"),
     ", 'order.placed', 1, payload::jsonb, metadata::jsonb, '{}', clock_timestamp() \
      FROM unnest($1::bigint[], $2::text[], $3::text[]) AS q(n, payload, metadata)"
-);
-
-/// As [`HUNDRED`], and the rows of the ten streams.
-pub const HUNDRED_AND_STREAMS: &str = concat!(
-    "WITH event AS (",
-    insert!(),
-    "SELECT n, 'order', ",
-    uuid!("(n - 1) / 10"),
-    "::text, (n - 1) % 10 + 1, ",
-    uuid!("n"),
-    ", 'order.placed', 1, payload::jsonb, metadata::jsonb, '{}', clock_timestamp() \
-     FROM unnest($1::bigint[], $2::text[], $3::text[]) AS q(n, payload, metadata)) \
-     INSERT INTO backstory.stream (category, key, version, state, tags, first_position, last_position) \
-     SELECT 'order', ",
-    uuid!("(n - 1) / 10"),
-    "::text, 10, 'live', '{}', n, n + 9 \
-     FROM unnest($1::bigint[]) AS n WHERE n % 10 = 1"
 );
 
 /// What a row holds beside its number.

@@ -11,7 +11,7 @@ use crate::{
     domain,
     load::{Caller, Run},
     pgbench,
-    raw::{Content, EVENT, EVENT_AND_STREAM, Inserter, head},
+    raw::{Content, EVENT, Inserter, head},
     report::{EVENTS, Figure, Key, MILLIS, Sample, Series, Target},
 };
 
@@ -133,19 +133,6 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
     for connections in CONNECTIONS {
         all.extend(insert(bench, Ground::Empty, "event", EVENT, connections, &content).await?);
     }
-    for connections in CONNECTIONS {
-        all.extend(
-            insert(
-                bench,
-                Ground::Empty,
-                "event and stream",
-                EVENT_AND_STREAM,
-                connections,
-                &content,
-            )
-            .await?,
-        );
-    }
     if bench.args.no_pgbench {
         return Ok(all);
     }
@@ -202,15 +189,6 @@ pub fn figures(ours: &Series, raw: &Series) -> Vec<Figure> {
             },
         )
         .collect();
-    for callers in [32, 128] {
-        let key = ours.medians().map(|(key, _)| key);
-        let mut of = key.filter(|key| key.unit == EVENTS && key.number("callers") == callers);
-        if let Some(key) = of.next() {
-            let with = key.clone().with("beside", "event and stream");
-            let value = ours.median(key).unwrap_or_default();
-            all.push(Figure::new(&with, value, best("event and stream")));
-        }
-    }
     // The raw limit itself has to be one: within 20 % of what pgbench reaches.
     if let (Some(event), Some(pgbench)) = (best("event"), best("pgbench")) {
         let mut figure = Figure::new(&Key::new("raw", EVENTS), event, None);

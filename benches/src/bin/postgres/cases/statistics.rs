@@ -20,8 +20,7 @@ const PARTS: u64 = 10;
 
 /// The tables stay as the server saw them empty.
 const BLIND: &str = "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
-    ALTER TABLE backstory.stream SET (autovacuum_enabled = false); \
-    ANALYZE backstory.event, backstory.stream";
+    ANALYZE backstory.event";
 
 pub async fn ours(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
     let database = bench.enter(Ground::Empty).await?;

@@ -5,7 +5,7 @@ use backstory::BoxError;
 use super::append::{insert, measure};
 use crate::{
     bench::{Bench, Ground},
-    raw::{Content, HUNDRED, HUNDRED_AND_STREAMS},
+    raw::{Content, HUNDRED},
     report::{EVENTS, Figure, Sample, Series, Target},
 };
 
@@ -29,20 +29,6 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
             .await?,
         );
     }
-    let what = "100 events and streams";
-    for connections in [1, 8, 32] {
-        all.extend(
-            insert(
-                bench,
-                Ground::Empty,
-                what,
-                HUNDRED_AND_STREAMS,
-                connections,
-                &content,
-            )
-            .await?,
-        );
-    }
     Ok(all)
 }
 
@@ -60,8 +46,6 @@ pub fn figures(ours: &Series, raw: &Series) -> Vec<Figure> {
                 .target(Target::AtLeast(70_000.0))
                 .target(Target::RatioAtLeast(0.5)),
         );
-        let beside = key.clone().with("beside", "100 events and streams");
-        all.push(Figure::new(&beside, value, best("100 events and streams")));
     }
     all
 }

@@ -143,7 +143,7 @@ impl Guess {
         terms: Terms<'_>,
         versions: &mut Versions,
     ) -> Result<Option<(Outcomes, Position)>, Error> {
-        // A stream that begins is not new when its first version is taken: no use in asking.
+        // Streams that begin are not asked for: if one is not new, its first version is taken.
         let begun = &self.decision.streams;
         let mut checked = self.streams;
         checked.retain(|stream, version| {

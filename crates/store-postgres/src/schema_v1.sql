@@ -637,7 +637,8 @@ BEGIN
           now_
         FROM generate_series(1, cardinality(event_id)) AS i;
     END IF;
-  EXCEPTION WHEN unique_violation THEN
+  EXCEPTION WHEN integrity_constraint_violation OR data_exception OR program_limit_exceeded THEN
+    -- A version or an id is taken; or the database refuses a row, which matters only if the append stands a look.
     RETURN;
   END;
   IF wake_ AND cardinality(event_id) > 0 THEN

@@ -415,6 +415,19 @@ const DAMAGES: &[(&str, &[&str])] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_streams_can_be_seen_and_only_those_that_are_not_plain_have_a_row() {
+    let (_database, mut admin) = filled().await;
+    let seen = "SELECT string_agg(concat_ws(' ', key, version, state, tags::text, first_position, last_position), ', ' \
+        ORDER BY key) FROM backstory.stream WHERE category = 'todo'";
+    assert_eq!(
+        scalar::<String>(&mut admin, seen).await,
+        r#"1 4 live {urgent,"{,\"}"} 1 5, 2 3 live {} 3 7, 3 4 live {} 8 11, 4 2 deleted {} 12 13, 5 3 erased {} 14 16, 6 2 live {} 17 18"#
+    );
+    let rows = "SELECT string_agg(key, ' ' ORDER BY key) FROM backstory.stream_state";
+    assert_eq!(scalar::<String>(&mut admin, rows).await, "1 4 5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_damage_is_found_and_named() {
     let results: Vec<_> = stream::iter(DAMAGES)
         .map(|(damage, expected)| async move {

@@ -4,15 +4,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use backstory_event::{
-    Append, Appended, Conflict, ExpectedVersion, Lifecycle, Position, StoreErrorKind, StreamId,
-    StreamState, StreamVersion,
+    Append, Appended, Conflict, EventId, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
+    StreamId, StreamState, StreamVersion,
 };
 use backstory_store_kit::{Decision, Facts, Histogram, ValueChanges, decide};
 use chrono::Utc;
+use serde::Serialize;
 use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
 
 use crate::{
-    append::{Outcomes, bind_events, column, known, looks},
+    append::{Look, Outcomes, bind_events, column, known, looks},
     sql::Statements,
 };
 
@@ -76,7 +77,7 @@ pub(crate) struct Guess {
     decision: Decision,
     // What the decision rests on.
     streams: HashMap<StreamId, StreamVersion>,
-    proofs: Vec<(i64, Option<uuid::Uuid>)>,
+    proofs: Vec<Proof>,
     head: i64,
 }
 
@@ -116,14 +117,14 @@ impl Guess {
                 let after = condition.after;
                 facts.head = facts.head.max(after.position);
                 if after.event_id.is_nil() {
-                    proofs.push((after.position.get(), None));
+                    proofs.push(Proof::at(after.position, None));
                 } else {
                     facts.proofs.insert(after.position, after.event_id);
                 }
             }
         }
         let ids = facts.proofs.iter();
-        proofs.extend(ids.map(|(position, id)| (position.get(), Some(id.as_uuid()))));
+        proofs.extend(ids.map(|(position, id)| Proof::at(*position, Some(*id))));
         let head = facts.head.get();
         let decision = decide(appends.iter().map(Arc::as_ref), facts, Utc::now());
         Some(Self {
@@ -150,29 +151,24 @@ impl Guess {
             *version > StreamVersion::EMPTY || !begun.contains_key(stream)
         });
         let events = &self.decision.events;
-        let values = value_rows(appends, &self.decision);
-        let refused: Vec<_> = appends
+        let refused = appends
             .iter()
             .zip(&self.decision.outcomes)
             .filter(|(_, outcome)| outcome.is_err())
-            .flat_map(|(append, _)| append.events().map(|event| event.id.as_uuid()))
-            .collect();
-        let looks = looks(appends);
+            .flat_map(|(append, _)| append.events().map(|event| Refused { id: event.id }));
+        let rest = Rest {
+            values: value_rows(appends, &self.decision),
+            refused: refused.collect(),
+            proofs: self.proofs,
+            looks: looks(appends),
+        };
 
         let call = sql.append.query().bind(terms.lock_timeout).bind(terms.wake);
         let row = bind_events(call, events)
             .bind(column(&checked, |(stream, _)| stream.category()))
             .bind(column(&checked, |(stream, _)| stream.key()))
             .bind(column(&checked, |(_, version)| version.get()))
-            .bind(column(&values, |row| row.kind))
-            .bind(column(&values, |row| row.scope))
-            .bind(column(&values, |row| row.value))
-            .bind(column(&values, |row| row.owner.category()))
-            .bind(column(&values, |row| row.owner.key()))
-            .bind(refused)
-            .bind(column(&self.proofs, |(position, _)| *position))
-            .bind(column(&self.proofs, |(_, id)| *id))
-            .bind((!looks.is_empty()).then_some(Json(looks)))
+            .bind(rest.is_any().then_some(Json(rest)))
             .fetch_one(connection)
             .await?;
         let waited: Option<PgInterval> = row.try_get(2)?;
@@ -200,32 +196,74 @@ impl Guess {
     }
 }
 
+/// What few batches have. An empty list is left out.
+#[derive(Serialize)]
+struct Rest<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    values: Vec<ValueRow<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<Refused>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    proofs: Vec<Proof>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    looks: Vec<Look<'a>>,
+}
+
+impl Rest<'_> {
+    fn is_any(&self) -> bool {
+        let Self {
+            values,
+            refused,
+            proofs,
+            looks,
+        } = self;
+        !(values.is_empty() && refused.is_empty() && proofs.is_empty() && looks.is_empty())
+    }
+}
+
+/// An event of a refused append.
+#[derive(Serialize)]
+struct Refused {
+    id: EventId,
+}
+
+/// The event that must be at a position; `None`: any.
+#[derive(Serialize)]
+struct Proof {
+    position: Position,
+    id: Option<EventId>,
+}
+
+impl Proof {
+    fn at(position: Position, id: Option<EventId>) -> Self {
+        Self { position, id }
+    }
+}
+
 /// What a batch asks and does of values, in one list.
+#[derive(Serialize)]
 struct ValueRow<'a> {
     kind: &'static str,
     scope: &'a str,
     value: Option<&'a str>,
-    owner: &'a StreamId,
+    category: &'a str,
+    key: &'a str,
 }
 
 /// Claims are guessed to be free. It is as good when they are held by those who name them: taking
 /// or giving back what one holds is decided and written alike.
 fn value_rows<'a>(appends: &'a [Arc<Append>], decision: &'a Decision) -> Vec<ValueRow<'a>> {
-    let row = |kind, scope: &'a String, value: Option<&'a String>, owner| ValueRow {
+    let row = |kind, scope: &'a str, value: Option<&'a str>, owner: &'a StreamId| ValueRow {
         kind,
         scope,
-        value: value.map(String::as_str),
-        owner,
+        value,
+        category: owner.category(),
+        key: owner.key(),
     };
     let companions = appends.iter().flat_map(|append| &append.companions);
     let asked = companions.filter_map(|companion| {
         let (scope, value) = companion.claim()?;
-        Some(ValueRow {
-            kind: "ask",
-            scope,
-            value: Some(value),
-            owner: companion.owner(),
-        })
+        Some(row("ask", scope, Some(value), companion.owner()))
     });
     let ValueChanges {
         removed,
@@ -234,7 +272,7 @@ fn value_rows<'a>(appends: &'a [Arc<Append>], decision: &'a Decision) -> Vec<Val
     } = &decision.values;
     let removed = removed
         .iter()
-        .map(|gone| row("remove", &gone.scope, gone.value.as_ref(), &gone.owner));
+        .map(|gone| row("remove", &gone.scope, gone.value.as_deref(), &gone.owner));
     let claims = claims
         .iter()
         .map(|((scope, value), owner)| row("claim", scope, Some(value), owner));

@@ -527,13 +527,17 @@ CREATE FUNCTION {s}.append_v1(
   event_category text[], event_key text[], event_version bigint[], event_id uuid[], event_name text[],
   event_schema integer[], event_payload text[], event_metadata text[], event_tags text[],
   checked_category text[], checked_key text[], checked_version bigint[],
-  value_kind text[], value_scope text[], value_text text[], value_category text[], value_key text[],
-  refused_id uuid[], proof_position bigint[], proof_id uuid[], looks_ jsonb,
+  rest_ jsonb,
   OUT stored boolean, OUT head bigint, OUT waited interval)
 LANGUAGE plpgsql AS $$
 DECLARE
   now_ timestamptz := clock_timestamp();
   ignored_ text;
+  value_kind text[];
+  value_scope text[];
+  value_text text[];
+  value_category text[];
+  value_key text[];
 BEGIN
   stored := false;
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -561,29 +565,32 @@ BEGIN
       WHERE coalesce(e.version, 0) <> checked_version[q.i] OR t.state <> 'live';
     IF FOUND THEN RETURN; END IF;
   END IF;
-  IF cardinality(refused_id) > 0 THEN
+  IF rest_ ? 'refused' THEN
     -- What is stored already is answered with its receipt, whatever else is wrong with it now.
-    PERFORM FROM unnest(refused_id) AS q(id)
+    PERFORM FROM jsonb_to_recordset(rest_ -> 'refused') AS q(id uuid)
       CROSS JOIN LATERAL (SELECT FROM {s}.event t WHERE t.id = q.id LIMIT 1) t;
     IF FOUND THEN RETURN; END IF;
   END IF;
-  IF cardinality(value_kind) > 0 THEN
+  IF rest_ ? 'values' THEN
+    SELECT array_agg(q.kind), array_agg(q.scope), array_agg(q.value), array_agg(q.category), array_agg(q.key)
+      INTO value_kind, value_scope, value_text, value_category, value_key
+      FROM jsonb_to_recordset(rest_ -> 'values') AS q(kind text, scope text, value text, category text, key text);
     PERFORM FROM generate_series(1, cardinality(value_kind)) AS q(i)
       CROSS JOIN LATERAL (SELECT t.category, t.key FROM {s}.claim t
         WHERE t.scope = value_scope[q.i] AND t.value = value_text[q.i] LIMIT 1) t
       WHERE value_kind[q.i] = 'ask' AND (t.category <> value_category[q.i] OR t.key <> value_key[q.i]);
     IF FOUND THEN RETURN; END IF;
   END IF;
-  IF cardinality(proof_position) > 0 THEN
+  IF rest_ ? 'proofs' THEN
     -- Without an id only the place has to be there.
-    PERFORM FROM unnest(proof_position, proof_id) AS q(position, id)
+    PERFORM FROM jsonb_to_recordset(rest_ -> 'proofs') AS q(position bigint, id uuid)
       LEFT JOIN LATERAL (SELECT t.id FROM {s}.event t WHERE t.position = q.position LIMIT 1) t ON q.id IS NOT NULL
       WHERE CASE WHEN q.id IS NULL THEN q.position > append_v1.head ELSE t.id IS DISTINCT FROM q.id END;
     IF FOUND THEN RETURN; END IF;
   END IF;
-  IF looks_ IS NOT NULL THEN
+  IF rest_ ? 'looks' THEN
     -- Most of them begin near the head.
-    PERFORM FROM jsonb_to_recordset(looks_) AS q(after bigint, names text[], categories text[],
+    PERFORM FROM jsonb_to_recordset(rest_ -> 'looks') AS q(after bigint, names text[], categories text[],
         stream_categories text[], stream_keys text[], tags text[])
       CROSS JOIN LATERAL (SELECT FROM {s}.event e
         WHERE e.position > q.after AND e.position <= append_v1.head
@@ -594,7 +601,7 @@ BEGIN
         ORDER BY e.position LIMIT 1) t
       WHERE append_v1.head - q.after BETWEEN 1 AND 1000;
     IF FOUND THEN RETURN; END IF;
-    PERFORM FROM jsonb_to_recordset(looks_) AS q(after bigint, names text[], categories text[],
+    PERFORM FROM jsonb_to_recordset(rest_ -> 'looks') AS q(after bigint, names text[], categories text[],
         stream_categories text[], stream_keys text[], tags text[])
       CROSS JOIN LATERAL {s}.hit_v1(q.after, append_v1.head, q.names, q.categories,
         q.stream_categories, q.stream_keys, q.tags) t
@@ -628,7 +635,13 @@ BEGIN
         FROM generate_series(1, cardinality(value_kind)) AS i WHERE value_kind[i] = 'entry'
         ON CONFLICT (scope, value, category, key) DO NOTHING;
     END IF;
-    IF cardinality(event_id) > 0 THEN
+    IF cardinality(event_id) = 1 AND event_tags[1] = '[]' THEN
+      -- As below; it takes two thirds of the time.
+      INSERT INTO {s}.event
+          (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at)
+        VALUES (append_v1.head + 1, event_category[1], event_key[1], event_version[1], event_id[1], event_name[1],
+          event_schema[1], event_payload[1]::jsonb, event_metadata[1]::jsonb, '{}', now_);
+    ELSIF cardinality(event_id) > 0 THEN
       INSERT INTO {s}.event
           (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at)
         SELECT append_v1.head + i, event_category[i], event_key[i], event_version[i], event_id[i], event_name[i],

@@ -122,7 +122,7 @@ statements! {
     restore = "SELECT set_config('enable_seqscan', $1, true), pg_current_xact_id()::text";
 
     append = "SELECT t.stored, t.head, t.waited FROM {s}.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23::jsonb) t";
+        $13, $14, $15::jsonb) t";
 
     // What a batch needs to know. Lists are JSON, numbered as the parameters are.
     facts = concat!("SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \

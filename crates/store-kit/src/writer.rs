@@ -436,31 +436,12 @@ async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>, meters: &
             }
             Err(WriteFailure::Refused(error)) => {
                 open = false;
-                if requests.len() == 1 {
-                    requests
-                        .into_iter()
-                        .for_each(|request| request.answer(meters, Err(copy(&error))));
-                    continue;
-                }
-                meters.bisections.add();
-                requests.iter().for_each(unsend);
-                let half = requests.split_off(requests.len() / 2);
-                todo.push_front(half);
-                todo.push_front(requests);
+                let half = requests.len().div_ceil(2);
+                divide(requests, half, &error, &mut todo, meters);
             }
             Err(WriteFailure::Isolate(error)) => {
                 open = false;
-                if requests.len() == 1 {
-                    requests
-                        .into_iter()
-                        .for_each(|request| request.answer(meters, Err(copy(&error))));
-                    continue;
-                }
-                meters.bisections.add();
-                requests.iter().for_each(unsend);
-                for request in requests.into_iter().rev() {
-                    todo.push_front(vec![request]);
-                }
+                divide(requests, 1, &error, &mut todo, meters);
             }
             Err(WriteFailure::Retry(error)) => {
                 tracing::debug!(%error, appends = requests.len(), "batch is tried again");
@@ -482,6 +463,28 @@ async fn write(batches: &mut impl BatchWriter, requests: Vec<Request>, meters: &
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// A batch that failed goes on in parts; a single append has failed.
+fn divide(
+    mut requests: Vec<Request>,
+    part: usize,
+    error: &StoreError,
+    todo: &mut VecDeque<Vec<Request>>,
+    meters: &Meters,
+) {
+    if requests.len() == 1 {
+        requests
+            .into_iter()
+            .for_each(|request| request.answer(meters, Err(copy(error))));
+        return;
+    }
+    meters.bisections.add();
+    requests.iter().for_each(unsend);
+    while !requests.is_empty() {
+        let rest = requests.len().saturating_sub(part);
+        todo.push_front(requests.split_off(rest));
     }
 }
 

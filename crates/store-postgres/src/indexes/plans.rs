@@ -32,7 +32,7 @@ const FILL: &str = "INSERT INTO {s}.event (position, category, key, version, id,
   INSERT INTO {s}.collection (name, projection) VALUES ('list', 'list'); \
   INSERT INTO {s}.document SELECT generation, n::text, '{}', 'todo', n::text \
     FROM {s}.collection, generate_series(1, 100000) AS n; \
-  INSERT INTO {s}.document_index SELECT generation, 'done', CASE WHEN n % 2 = 0 THEN 'no' ELSE 'yes' END, n::text \
+  INSERT INTO {s}.document_index SELECT generation, 'title', 'nr ' || n, n::text \
     FROM {s}.collection, generate_series(1, 100000) AS n";
 
 const ANALYZE: &str =

@@ -276,13 +276,24 @@ impl Beats {
         };
         // An answer that comes later than that is too late.
         let limit = self.until.max(begun + self.lease / BEATS);
-        let heard = tokio::select! {
-            biased;
-            () = left(&mut self.leaving) => return std::ops::ControlFlow::Break(()),
-            heard = self.control.beat(&beat) => heard.inspect_err(|error| {
-                tracing::debug!(%error, "the leases of projections were not renewed");
-            }).ok(),
-            () = self.time.pass(limit) => None,
+        let heard = {
+            let mut answer = self.control.beat(&beat);
+            tokio::select! {
+                biased;
+                () = left(&mut self.leaving) => {
+                    // Given up it might still take leases, after they were given back.
+                    let until = self.time.now() + LEAVE;
+                    tokio::select! {
+                        _ = &mut answer => {}
+                        () = self.time.pass(until) => {}
+                    }
+                    return std::ops::ControlFlow::Break(());
+                }
+                heard = &mut answer => heard.inspect_err(|error| {
+                    tracing::debug!(%error, "the leases of projections were not renewed");
+                }).ok(),
+                () = self.time.pass(limit) => None,
+            }
         };
         if let Some(seats) = heard {
             self.until = begun + self.lease;
@@ -407,3 +418,6 @@ async fn left(leaving: &mut watch::Receiver<bool>) {
     // An error: it was dropped.
     let _ = leaving.wait_for(|leaving| *leaving).await;
 }
+
+#[cfg(test)]
+mod tests;

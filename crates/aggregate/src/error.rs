@@ -176,6 +176,11 @@ impl RepositoryError {
     pub(crate) fn is_version_conflict(&self) -> bool {
         matches!(self.conflict(), Some(Conflict::Version { .. }))
     }
+
+    /// True when another state of the aggregate might have been saved.
+    pub(crate) fn is_about_state(&self) -> bool {
+        self.is_conflict() || self.is_vetoed() || self.is_deleted() || self.is_erased()
+    }
 }
 
 impl fmt::Display for RepositoryError {

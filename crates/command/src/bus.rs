@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use backstory_aggregate::{Lookup, Repository, RepositoryOptions, UpdateError};
+use backstory_aggregate::{Loaded, Lookup, Repository, RepositoryOptions, UpdateError};
 use backstory_event::{Aggregate, Appended, Conflict, EventStore};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -149,21 +149,24 @@ impl CommandBus {
             repository = repository.with_options(options);
         }
         let repository = repository.with_metadata(context.into_metadata(dispatch));
-        let outcome = repository
-            .update(command.aggregate_id(), |loaded| {
-                *attempts += 1;
-                if !expected.accepts(loaded.version()) {
-                    return Err(Refusal::Unexpected(Conflict::Version {
-                        stream: loaded.stream().clone(),
-                        expected,
-                        actual: loaded.version(),
-                    }));
-                }
-                let events = loaded.state().handle(&command).map_err(Refusal::Rejected)?;
-                events.into_iter().for_each(|event| loaded.record(event));
-                Ok(())
-            })
-            .await;
+        let decide = |loaded: &mut Loaded<C::Aggregate>| {
+            *attempts += 1;
+            if !expected.accepts(loaded.version()) {
+                return Err(Refusal::Unexpected(Conflict::Version {
+                    stream: loaded.stream().clone(),
+                    expected,
+                    actual: loaded.version(),
+                }));
+            }
+            let events = loaded.state().handle(&command).map_err(Refusal::Rejected)?;
+            events.into_iter().for_each(|event| loaded.record(event));
+            Ok(())
+        };
+        let id = command.aggregate_id();
+        let outcome = match C::CREATES {
+            true => repository.update_new(id, decide).await,
+            false => repository.update(id, decide).await,
+        };
         match outcome {
             Ok(((), receipt)) => Ok(receipt),
             Err(UpdateError::Rejected(Refusal::Rejected(error))) => {

@@ -19,7 +19,7 @@ use backstory_event::Aggregate;
 /// #     fn apply(&mut self, _: &TodoEvent) {}
 /// # }
 /// #[derive(Command)]
-/// #[command(name = "todo.add", aggregate = Todo)]
+/// #[command(name = "todo.add", aggregate = Todo, creates)]
 /// # #[command(crate = "backstory_command")]
 /// struct AddTodo {
 ///     id: u64,
@@ -46,6 +46,10 @@ pub trait Command: Send + Sync + 'static {
     const NAME: &'static str;
     /// Who decides. It needs `impl Handle<Self>`.
     type Aggregate: Aggregate;
+    /// Whether the aggregate is probably not there yet: `false`. A command that creates is first decided
+    /// by a new aggregate, without loading one, which saves a round trip; only when that does not
+    /// lead to stored events, the aggregate is loaded and decides. What comes out is the same.
+    const CREATES: bool = false;
 
     /// The id of the aggregate that decides.
     fn aggregate_id(&self) -> &<Self::Aggregate as Aggregate>::Id;

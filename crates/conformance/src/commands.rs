@@ -23,7 +23,7 @@ use crate::{
     kit::within,
     repository::{
         account,
-        domain::{Account, AccountEvent, Deposit, DepositError, added, raw},
+        domain::{Account, AccountEvent, Deposit, DepositError, Open, OpenError, added, raw},
         faulty::{Fault, Faulty},
         id, patient, stored,
     },
@@ -55,6 +55,9 @@ macro_rules! commands_suite {
             all_concurrent_commands_count
             commands_to_one_aggregate_take_turns
             a_dispatch_is_traced
+            a_command_that_creates_needs_no_load
+            a_command_that_creates_is_decided_by_what_is_there
+            what_many_create_at_once_is_there_once
         ]);
     };
 }
@@ -417,4 +420,69 @@ pub async fn commands_to_one_aggregate_take_turns<F: Fixture>(fixture: &F) {
     assert_eq!(faulty.take_events_read(), 4);
     let account = Repository::<Account>::new(&store).load(&id).await.unwrap();
     assert_eq!(account.balance, 54_321);
+}
+
+pub async fn a_command_that_creates_needs_no_load<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = id();
+    let faulty = Faulty::new(store.clone(), [Fault::Forget]);
+    faulty.hang_reads();
+    let open = Open::new(id, "ann");
+    let receipt = within(CommandBus::new(&faulty).dispatch(open.clone())).await;
+    assert_eq!(receipt.unwrap().checkpoint, store.head().await.unwrap());
+    assert_eq!((open.decisions(), faulty.appends()), (1, 2));
+    let account = Repository::<Account>::new(&store).load(&id).await.unwrap();
+    assert_eq!((account.version().get(), &*account.owner), (1, "ann"));
+}
+
+pub async fn a_command_that_creates_is_decided_by_what_is_there<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let bus = CommandBus::new(&store);
+    let ann = account(&store, &[5]).await;
+    let open = Open::new(ann, "ann");
+    let receipt = bus.dispatch(open.clone()).await.unwrap();
+    let stream = Account::stream(&ann).unwrap();
+    assert_eq!(receipt.version(&stream), Some(StreamVersion::new(2)));
+    assert_eq!(open.decisions(), 2);
+
+    let error = bus.dispatch(Open::new(ann, "bob")).await.unwrap_err();
+    let belongs = OpenError::Belongs("ann".to_owned());
+    assert_eq!(error.rejection(), Some(&belongs));
+    let new = CommandContext::new().with_expected(ExpectedVersion::NoStream);
+    let outcome = bus.dispatch_with(Open::new(ann, "bob"), new).await;
+    assert!(outcome.unwrap_err().is_conflict());
+    assert_eq!(stored(&store, ann).await.len(), 2);
+
+    // A new account says no for itself, and what it saw is told when there is nothing to do.
+    let error = bus.dispatch(Open::new(id(), "")).await.unwrap_err();
+    assert_eq!(error.code(), Some("account.bad_owner"));
+    let nothing = bus.dispatch(Open::new(id(), "nobody")).await.unwrap();
+    assert_eq!(nothing.checkpoint, store.head().await.unwrap());
+
+    let repository = Repository::<Account>::new(&store);
+    repository.delete(&ann).await.unwrap();
+    let error = bus.dispatch(Open::new(ann, "bob")).await.unwrap_err();
+    assert!(matches!(error.kind(), CommandErrorKind::Deleted { .. }));
+    repository.erase(&ann).await.unwrap();
+    let error = bus.dispatch(Open::new(ann, "bob")).await.unwrap_err();
+    assert!(matches!(error.kind(), CommandErrorKind::Erased { .. }));
+}
+
+pub async fn what_many_create_at_once_is_there_once<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let id = id();
+    let bus = CommandBus::new(&store);
+    let owners = ["ann", "bob", "cem", "dan", "eve", "fay", "gil", "hal"];
+    let all = owners.map(|owner| bus.dispatch(Open::new(id, owner)));
+    let (done, refused): (Vec<_>, Vec<_>) = within(join_all(all))
+        .await
+        .into_iter()
+        .partition(Result::is_ok);
+    assert_eq!(done.len(), 1);
+    let account = Repository::<Account>::new(&store).load(&id).await.unwrap();
+    let belongs = OpenError::Belongs(account.owner.clone());
+    for error in refused {
+        assert_eq!(error.unwrap_err().rejection(), Some(&belongs));
+    }
+    assert_eq!(stored(&store, id).await.len(), 1);
 }

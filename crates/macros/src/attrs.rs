@@ -72,6 +72,14 @@ pub(crate) fn value<T: Parse>(slot: &mut Option<T>, meta: &ParseNestedMeta) -> s
     Ok(true)
 }
 
+/// A key without a value.
+pub(crate) fn flag(slot: &mut bool, meta: &ParseNestedMeta) -> syn::Result<bool> {
+    if std::mem::replace(slot, true) {
+        return Err(meta.error("this key is given twice"));
+    }
+    Ok(true)
+}
+
 /// Where the generated code finds the crate.
 pub(crate) fn krate(given: Option<LitStr>, default: &str, errors: &mut Errors) -> Path {
     let parsed = match given {

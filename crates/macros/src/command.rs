@@ -14,7 +14,8 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     attrs::refuse_generics(&input, "a command", &mut errors);
     let (mut name, mut aggregate, mut id, mut krate) =
         (None::<LitStr>, None::<Type>, None::<Member>, None);
-    let known = "a command has `name`, `aggregate`, `id` and `crate`";
+    let mut creates = false;
+    let known = "a command has `name`, `aggregate`, `id`, `creates` and `crate`";
     attrs::read(
         &input.attrs,
         "command",
@@ -24,6 +25,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
             "name" => attrs::value(&mut name, meta),
             "aggregate" => attrs::value(&mut aggregate, meta),
             "id" => attrs::value(&mut id, meta),
+            "creates" => attrs::flag(&mut creates, meta),
             "crate" => attrs::value(&mut krate, meta),
             _ => Ok(false),
         },
@@ -83,6 +85,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         impl #krate::Command for #ident {
             const NAME: &'static str = #name;
             type Aggregate = #aggregate;
+            const CREATES: bool = #creates;
 
             fn aggregate_id(&self) -> &<#aggregate as #krate::Aggregate>::Id {
                 #body

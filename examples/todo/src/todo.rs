@@ -39,7 +39,7 @@ impl Aggregate for List {
 /// Opens a list. That no other list has its name is not for this list alone to decide: see
 /// [`crate::app::Todos::open_list`].
 #[derive(Debug, Clone, Serialize, Deserialize, Command)]
-#[command(name = "list.open", aggregate = List)]
+#[command(name = "list.open", aggregate = List, creates)]
 pub struct OpenList {
     /// The id of the new list.
     pub id: Uuid,
@@ -123,7 +123,7 @@ impl Aggregate for Task {
 
 /// Adds a task to a list.
 #[derive(Debug, Clone, Serialize, Deserialize, Command)]
-#[command(name = "task.add", aggregate = Task)]
+#[command(name = "task.add", aggregate = Task, creates)]
 pub struct AddTask {
     /// The id of the new task.
     pub id: Uuid,

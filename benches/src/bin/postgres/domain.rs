@@ -66,6 +66,14 @@ pub struct PlaceOrder {
     pub number: u32,
 }
 
+/// The same, decided before anything is loaded.
+#[derive(Debug, Clone, Command)]
+#[command(name = "order.place_new", aggregate = Order, creates)]
+pub struct PlaceNewOrder {
+    pub id: Uuid,
+    pub number: u32,
+}
+
 #[derive(Debug, PartialEq, thiserror::Error, Reject)]
 #[error("this order was placed before")]
 #[reject(code = "order.already_placed")]
@@ -79,5 +87,14 @@ impl Handle<PlaceOrder> for Order {
             0 => Ok(vec![placed(command.number)]),
             _ => Err(AlreadyPlaced),
         }
+    }
+}
+
+impl Handle<PlaceNewOrder> for Order {
+    type Error = AlreadyPlaced;
+
+    fn handle(&self, command: &PlaceNewOrder) -> Result<Vec<OrderEvent>, AlreadyPlaced> {
+        let PlaceNewOrder { id, number } = *command;
+        Handle::handle(self, &PlaceOrder { id, number })
     }
 }

@@ -27,9 +27,47 @@ impl<A: Aggregate> Repository<A> {
     pub async fn update<T, E>(
         &self,
         id: &A::Id,
+        decide: impl FnMut(&mut Loaded<A>) -> Result<T, E>,
+    ) -> Result<(T, Appended), UpdateError<E>> {
+        let deadline = Deadline::after(self.options.deadline);
+        self.update_until(id, decide, deadline).await
+    }
+
+    /// As [`Self::update`], for an aggregate that is probably not there yet: the closure first runs
+    /// on a new one, without a load, and what it records is stored if nothing of the aggregate is.
+    /// That saves a round trip. When it is there after all, when the closure says no or records
+    /// nothing, or when a hook does not let the new one be saved, it is loaded and the closure runs
+    /// again: only what is stored decides.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub async fn update_new<T, E>(
+        &self,
+        id: &A::Id,
         mut decide: impl FnMut(&mut Loaded<A>) -> Result<T, E>,
     ) -> Result<(T, Appended), UpdateError<E>> {
         let deadline = Deadline::after(self.options.deadline);
+        let mut new = Loaded::empty(id.clone()).map_err(RepositoryError::from)?;
+        if let Ok(value) = decide(&mut new)
+            && new.has_draft()
+        {
+            match self.save_until(&mut new, deadline, &mut None).await {
+                Ok(receipt) => return Ok((value, receipt)),
+                Err(error) if error.is_about_state() => {
+                    tracing::debug!(stream = %new.stream(), %error, "it was not new");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.update_until(id, decide, deadline).await
+    }
+
+    async fn update_until<T, E>(
+        &self,
+        id: &A::Id,
+        mut decide: impl FnMut(&mut Loaded<A>) -> Result<T, E>,
+        deadline: Deadline,
+    ) -> Result<(T, Appended), UpdateError<E>> {
         let stream = A::stream(id).map_err(RepositoryError::from)?;
         let timed_out = || RepositoryErrorKind::TimedOut {
             stream: stream.clone(),

@@ -211,6 +211,70 @@ impl Handle<Deposit> for Account {
     }
 }
 
+/// Opens an account, which is probably new, and counts how often somebody decided about it.
+#[derive(Debug, Default, Clone)]
+pub struct Open {
+    pub id: Uuid,
+    pub owner: String,
+    pub decisions: Arc<AtomicUsize>,
+}
+
+impl Open {
+    pub fn new(id: Uuid, owner: &str) -> Self {
+        Self {
+            id,
+            owner: owner.to_owned(),
+            decisions: Arc::default(),
+        }
+    }
+
+    pub fn decisions(&self) -> usize {
+        self.decisions.load(Ordering::SeqCst)
+    }
+}
+
+impl Command for Open {
+    const NAME: &'static str = "account.open";
+    type Aggregate = Account;
+    const CREATES: bool = true;
+
+    fn aggregate_id(&self) -> &Uuid {
+        &self.id
+    }
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    #[error("the account needs an owner, not {0:?}")]
+    BadOwner(String),
+    #[error("the account belongs to {0}")]
+    Belongs(String),
+}
+
+impl Reject for OpenError {
+    fn code(&self) -> &str {
+        match self {
+            Self::BadOwner(_) => "account.bad_owner",
+            Self::Belongs(_) => "account.belongs",
+        }
+    }
+}
+
+impl Handle<Open> for Account {
+    type Error = OpenError;
+
+    fn handle(&self, command: &Open) -> Result<Vec<AccountEvent>, OpenError> {
+        command.decisions.fetch_add(1, Ordering::SeqCst);
+        let owner = command.owner.clone();
+        match owner.as_str() {
+            "nobody" => Ok(vec![]),
+            "" => Err(OpenError::BadOwner(owner)),
+            _ if !self.owner.is_empty() => Err(OpenError::Belongs(self.owner.clone())),
+            _ => Ok(vec![AccountEvent::Opened { owner }]),
+        }
+    }
+}
+
 pub fn opened() -> AccountEvent {
     AccountEvent::Opened {
         owner: "ann".into(),

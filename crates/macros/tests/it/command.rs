@@ -20,7 +20,7 @@ mod elsewhere {
 }
 
 #[derive(Command)]
-#[command(name = "todo.add", aggregate = Todo, crate = "crate::port")]
+#[command(name = "todo.add", aggregate = Todo, creates, crate = "crate::port")]
 struct Add {
     id: u64,
     #[expect(dead_code, reason = "no command needs its data here")]
@@ -98,4 +98,9 @@ fn every_variant_of_an_enum_has_the_id() {
     assert_eq!(*rename.aggregate_id(), 1);
     assert_eq!(*Change::Remove { id: 2 }.aggregate_id(), 2);
     assert_eq!(*Change::Finish(3, true).aggregate_id(), 3);
+}
+
+#[test]
+fn only_what_says_so_creates() {
+    const { assert!(Add::CREATES && !Done::CREATES) }
 }

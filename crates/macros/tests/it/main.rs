@@ -13,6 +13,7 @@ mod port {
     pub(crate) trait Command {
         const NAME: &'static str;
         type Aggregate: Aggregate;
+        const CREATES: bool = false;
         fn aggregate_id(&self) -> &<Self::Aggregate as Aggregate>::Id;
     }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     bench::{Bench, Ground},
-    domain::{PlaceOrder, placed},
+    domain::{PlaceNewOrder, PlaceOrder, placed},
     load::Caller,
     raw::numbers,
     report::{COMMANDS, Figure, Key, MILLIS, Sample, Series, Target},
@@ -23,16 +23,27 @@ const CASE: &str = "command";
 struct Dispatcher {
     commands: CommandBus,
     number: u32,
+    load: Load,
+}
+
+/// Whether the order is loaded before it decides.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Load {
+    First,
+    IfNeeded,
 }
 
 impl Caller for Dispatcher {
     async fn call(&mut self) -> Result<u64, BoxError> {
         self.number = self.number.wrapping_add(1);
-        let command = PlaceOrder {
-            id: Uuid::now_v7(),
-            number: self.number,
+        let (id, number) = (Uuid::now_v7(), self.number);
+        match self.load {
+            Load::First => self.commands.dispatch(PlaceOrder { id, number }).await?,
+            Load::IfNeeded => {
+                let command = PlaceNewOrder { id, number };
+                self.commands.dispatch(command).await?
+            }
         };
-        self.commands.dispatch(command).await?;
         Ok(1)
     }
 }
@@ -43,20 +54,26 @@ fn key(callers: usize, unit: &'static str) -> Key {
 
 pub async fn ours(bench: &Bench, ground: Ground) -> Result<Vec<Sample>, BoxError> {
     let mut all = Vec::new();
-    for callers in [1, 32] {
+    let cases = [1, 32].map(|callers| [(callers, Load::First), (callers, Load::IfNeeded)]);
+    for (callers, load) in cases.into_iter().flatten() {
         let database = bench.enter(ground).await?;
         let store = bench.store(&database).await?;
         let commands = CommandBus::new(&store);
         let dispatcher = || Dispatcher {
             commands: commands.clone(),
             number: 0,
+            load,
         };
         let run = bench
             .drive((0..callers).map(|_| dispatcher()).collect())
             .await?;
         store.close().await;
         bench.leave(ground, database).await?;
-        bench.say_cpu(&format!("ours: {callers} callers"), &run);
+        bench.say_cpu(&format!("ours: {callers} callers, {load:?}"), &run);
+        if load == Load::IfNeeded {
+            all.push((key(callers, COMMANDS).with("load", "if needed"), run.rate()));
+            continue;
+        }
         all.push((key(callers, COMMANDS), run.rate()));
         for (stat, percent) in [("p50", 50.0), ("p99", 99.0)] {
             all.push((
@@ -149,6 +166,11 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
 
 pub fn figures(ours: &Series, raw: &Series) -> Vec<Figure> {
     let figure = |(key, value): (&Key, f64)| match (key.number("callers"), key.unit) {
+        // Raw has two round trips there, too.
+        (callers, COMMANDS) if key.label("load").is_some() => {
+            let best = raw.best(COMMANDS, |raw| callers > 1 || raw.number("callers") == 1);
+            Figure::new(key, value, best)
+        }
         (1, COMMANDS) => Figure::new(key, value, raw.median(key)).target(Target::RatioAtLeast(1.0)),
         (_, COMMANDS) => {
             let best = raw.best(COMMANDS, |_| true);

@@ -63,11 +63,15 @@ pub(crate) fn read(
     }
 }
 
+pub(crate) fn twice(meta: &ParseNestedMeta) -> syn::Error {
+    meta.error("this key is given twice")
+}
+
 /// Reads `key = value`, once.
 pub(crate) fn value<T: Parse>(slot: &mut Option<T>, meta: &ParseNestedMeta) -> syn::Result<bool> {
     let value = meta.value()?.parse()?;
     if slot.replace(value).is_some() {
-        return Err(meta.error("this key is given twice"));
+        return Err(twice(meta));
     }
     Ok(true)
 }
@@ -75,7 +79,7 @@ pub(crate) fn value<T: Parse>(slot: &mut Option<T>, meta: &ParseNestedMeta) -> s
 /// A key without a value.
 pub(crate) fn flag(slot: &mut bool, meta: &ParseNestedMeta) -> syn::Result<bool> {
     if std::mem::replace(slot, true) {
-        return Err(meta.error("this key is given twice"));
+        return Err(twice(meta));
     }
     Ok(true)
 }

@@ -32,7 +32,7 @@ fn tag_name(field: &Field, errors: &mut Errors) -> Option<String> {
             return Ok(false);
         }
         if tag.is_some() {
-            return Err(meta.error("this key is given twice"));
+            return Err(attrs::twice(meta));
         }
         let mut name = None;
         if meta.input.peek(Token![=]) {

@@ -1,9 +1,7 @@
 //! Changing which read model of a projection is the live one: its collections or tables, its
 //! progress and its letters, in one transaction.
 
-use backstory_projection::{
-    CommitError, Progress, Rename, Slot, Step, Turn, TurnKind, TurnRefusal, owner,
-};
+use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnKind, TurnRefusal, owner};
 use sqlx::{AssertSqlSafe, Error, PgConnection, Row, raw_sql};
 
 use crate::{
@@ -106,19 +104,12 @@ impl PostgresStore {
         model: Model,
     ) -> Result<(), Trouble> {
         let sql = self.sql();
-        for rename in turn.renames(beside) {
-            let Rename {
-                from,
-                from_suffix,
-                to,
-                to_suffix,
-                is_live,
-            } = rename;
-            if model == Model::Collections && is_live {
+        for one in turn.renames(beside) {
+            if model == Model::Collections && one.is_live {
                 let taken = sqlx::query(sql.taken_collection.text())
-                    .bind(&from)
-                    .bind(from_suffix)
-                    .bind(&to)
+                    .bind(&one.from)
+                    .bind(one.from_suffix)
+                    .bind(&one.to)
                     .fetch_optional(&mut *connection)
                     .await?;
                 if let Some(taken) = taken {
@@ -127,16 +118,16 @@ impl PostgresStore {
             }
             if model == Model::Collections {
                 sqlx::query(sql.rename_collections.text())
-                    .bind(&from)
-                    .bind(from_suffix)
-                    .bind(&to)
-                    .bind(to_suffix)
+                    .bind(&one.from)
+                    .bind(one.from_suffix)
+                    .bind(&one.to)
+                    .bind(one.to_suffix)
                     .execute(&mut *connection)
                     .await?;
             }
             sqlx::query(sql.rename_letters.text())
-                .bind(&from)
-                .bind(&to)
+                .bind(&one.from)
+                .bind(&one.to)
                 .execute(&mut *connection)
                 .await?;
         }

@@ -108,19 +108,12 @@ pub(crate) async fn change_siblings(
     Ok(())
 }
 
-async fn rename(connection: &mut SqliteConnection, rename: &Rename) -> Result<(), Trouble> {
-    let Rename {
-        from,
-        from_suffix,
-        to,
-        to_suffix,
-        is_live,
-    } = rename;
-    if *is_live {
+async fn rename(connection: &mut SqliteConnection, one: &Rename) -> Result<(), Trouble> {
+    if one.is_live {
         let taken: Option<String> = sqlx::query_scalar(TAKEN)
-            .bind(from)
-            .bind(from_suffix)
-            .bind(to)
+            .bind(&one.from)
+            .bind(one.from_suffix)
+            .bind(&one.to)
             .fetch_optional(&mut *connection)
             .await?;
         if let Some(taken) = taken {
@@ -128,15 +121,15 @@ async fn rename(connection: &mut SqliteConnection, rename: &Rename) -> Result<()
         }
     }
     sqlx::query(RENAME)
-        .bind(from)
-        .bind(from_suffix)
-        .bind(to)
-        .bind(to_suffix)
+        .bind(&one.from)
+        .bind(one.from_suffix)
+        .bind(&one.to)
+        .bind(one.to_suffix)
         .execute(&mut *connection)
         .await?;
     sqlx::query(RENAME_LETTERS)
-        .bind(from)
-        .bind(to)
+        .bind(&one.from)
+        .bind(&one.to)
         .execute(connection)
         .await?;
     Ok(())

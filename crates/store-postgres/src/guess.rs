@@ -7,7 +7,7 @@ use backstory_event::{
     Append, Appended, Conflict, EventId, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
     StreamId, StreamState, StreamVersion,
 };
-use backstory_store_kit::{Decision, Facts, Histogram, ValueChanges, decide};
+use backstory_store_kit::{Decision, EventRow, Facts, Histogram, ValueChanges, decide};
 use chrono::Utc;
 use serde::Serialize;
 use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
@@ -135,9 +135,57 @@ impl Guess {
         })
     }
 
+    /// The only event of the batch, if nothing but its id and its version can be in the way.
+    pub(crate) fn only_event(&self, appends: &[Arc<Append>]) -> Option<&EventRow> {
+        let plain = match appends {
+            [append] => {
+                append.parts.len() == 1
+                    && append.conditions.is_empty()
+                    && append.companions.is_empty()
+            }
+            _ => false,
+        };
+        match &*self.decision.events {
+            [event] if plain => Some(event),
+            _ => None,
+        }
+    }
+
+    /// Where the log ends once the batch is stored, if nobody else has appended.
+    pub(crate) fn end(&self) -> Position {
+        self.end_behind(self.head)
+    }
+
+    fn end_behind(&self, head: i64) -> Position {
+        let stored = i64::try_from(self.decision.events.len()).unwrap_or(0);
+        Position::new(head.saturating_add(stored))
+    }
+
+    /// What there is to say of the batch once it is stored where it was expected to be.
+    pub(crate) fn stored(self, versions: &mut Versions) -> (Outcomes, Position) {
+        let head = self.head;
+        self.stored_behind(head, versions)
+    }
+
+    fn stored_behind(mut self, head: i64, versions: &mut Versions) -> (Outcomes, Position) {
+        versions.learn(&self.decision);
+        let end = self.end_behind(head);
+        let shift = Shift {
+            from: Position::new(self.head),
+            by: head - self.head,
+        };
+        let outcomes = &mut self.decision.outcomes;
+        if shift.by != 0 {
+            outcomes
+                .iter_mut()
+                .for_each(|outcome| shift.outcome(outcome));
+        }
+        (self.decision.outcomes, end)
+    }
+
     /// Stores the batch if the guess was right.
     pub(crate) async fn store(
-        self,
+        mut self,
         connection: &mut PgConnection,
         sql: &Statements,
         appends: &[Arc<Append>],
@@ -145,8 +193,9 @@ impl Guess {
         versions: &mut Versions,
     ) -> Result<Option<(Outcomes, Position)>, Error> {
         // Streams that begin are not asked for: if one is not new, its first version is taken.
+        let mut checked = std::mem::take(&mut self.streams);
+        let proofs = std::mem::take(&mut self.proofs);
         let begun = &self.decision.streams;
-        let mut checked = self.streams;
         checked.retain(|stream, version| {
             *version > StreamVersion::EMPTY || !begun.contains_key(stream)
         });
@@ -159,7 +208,7 @@ impl Guess {
         let rest = Rest {
             values: value_rows(appends, &self.decision),
             refused: refused.collect(),
-            proofs: self.proofs,
+            proofs,
             looks: looks(appends),
         };
 
@@ -179,20 +228,8 @@ impl Guess {
         if !row.try_get::<bool, _>(0)? {
             return Ok(None);
         }
-        let head: i64 = row.try_get(1)?;
-        versions.learn(&self.decision);
-        let shift = Shift {
-            from: Position::new(self.head),
-            by: head - self.head,
-        };
-        let mut outcomes = self.decision.outcomes;
-        if shift.by != 0 {
-            outcomes
-                .iter_mut()
-                .for_each(|outcome| shift.outcome(outcome));
-        }
-        let stored = i64::try_from(self.decision.events.len()).unwrap_or(0);
-        Ok(Some((outcomes, Position::new(head + stored))))
+        let head = row.try_get(1)?;
+        Ok(Some(self.stored_behind(head, versions)))
     }
 }
 

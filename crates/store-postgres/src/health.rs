@@ -78,6 +78,8 @@ pub struct ListenerStats {
 pub enum ListenerState {
     /// It hears each notification.
     Listening,
+    /// It has a connection, but nobody waits for news.
+    Idle,
     /// It has no connection. Readers see foreign appends when it has one again.
     Reconnecting,
     /// There is none: [`Wake::Off`].
@@ -312,6 +314,7 @@ impl Listener {
     const OFF: u8 = 0;
     const RECONNECTING: u8 = 1;
     const LISTENING: u8 = 2;
+    const IDLE: u8 = 3;
 
     pub(crate) fn new(wake: Wake) -> Self {
         let state = match wake {
@@ -326,9 +329,14 @@ impl Listener {
         }
     }
 
-    /// It has a connection and hears what is announced.
+    /// It hears what is announced.
     pub(crate) fn listens(&self) {
         self.becomes(Self::LISTENING);
+    }
+
+    /// It has a connection on which nothing is announced.
+    pub(crate) fn idles(&self) {
+        self.becomes(Self::IDLE);
     }
 
     /// It has lost its connection, or did not get one.
@@ -352,6 +360,7 @@ impl Listener {
             state: match self.state.load(Relaxed) {
                 Self::OFF => ListenerState::Off,
                 Self::RECONNECTING => ListenerState::Reconnecting,
+                Self::IDLE => ListenerState::Idle,
                 _ => ListenerState::Listening,
             },
             since_micros: self.now().saturating_sub(self.since.load(Relaxed)),

@@ -63,6 +63,7 @@
 //! a `Debug` text.
 
 mod ahead;
+mod alone;
 mod append;
 mod control;
 mod decode;

@@ -24,8 +24,8 @@ pub enum Migrations {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Wake {
-    /// By LISTEN on a connection of its own, and a query every [poll
-    /// interval](PostgresOptions::with_poll) in case a notification was lost.
+    /// By LISTEN on a connection of its own as long as somebody waits for news, and a query every
+    /// [poll interval](PostgresOptions::with_poll) in case a notification was lost.
     #[default]
     Listen,
     /// By a query while somebody waits, for poolers in transaction mode: 10 ms after news, then

@@ -124,6 +124,23 @@ statements! {
     append = "SELECT t.stored, t.head, t.waited FROM {s}.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
         $13, $14, $15::jsonb) t";
 
+    // One event behind `$1`, the newest one. That it is the newest is proved by the position of the next, which is free: so
+    // everything that this statement sees of the log is as it will be. Without the lock, or when anything is otherwise,
+    // nothing is stored.
+    append_alone = "INSERT INTO {s}.event \
+          (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at) \
+        SELECT h.position + 1, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11::text[], \
+          greatest(clock_timestamp(), h.recorded_at) \
+        FROM {s}.event h \
+        WHERE h.position = $1 AND h.id = $2 AND current_setting('synchronous_commit') <> 'off' \
+          AND ($5 = 1 OR EXISTS (SELECT FROM {s}.event e \
+              WHERE e.category = $3 AND e.key = $4 AND e.version = $5 - 1 OFFSET 0) \
+            AND NOT EXISTS (SELECT FROM {s}.stream_state t \
+              WHERE t.category = $3 AND t.key = $4 AND t.state <> 'live' OFFSET 0)) \
+          AND pg_try_advisory_xact_lock({lock}) \
+        ON CONFLICT DO NOTHING \
+        RETURNING CASE WHEN $12 THEN pg_notify({channel}, position::text) END";
+
     // What a batch needs to know. Lists are JSON, numbered as the parameters are.
     facts = concat!("SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
         ", streams!(), ", \

@@ -11,7 +11,7 @@ use sqlx::{
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
 use crate::{
@@ -29,6 +29,8 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(3);
 const FIRST_POLL: Duration = Duration::from_millis(10);
 const TIDY: Duration = Duration::from_secs(10);
+/// How long news are still listened to when nobody waits any more.
+const LINGER: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -81,7 +83,7 @@ impl Watcher {
             let _ended = ended;
             match watch.options.wake {
                 // What listens is a backend, and behind a pooler that is a stranger's next.
-                Wake::Listen if !watch.options.pooler.is_used() => watch.listen().await,
+                Wake::Listen if !watch.options.pooler.is_used() => watch.listen(waiters).await,
                 _ => watch.poll(waiters).await,
             }
         });
@@ -150,16 +152,36 @@ impl Heads {
 }
 
 /// What outlives the connections of the listener.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Listening {
     heads: Heads,
+    waiting: watch::Receiver<usize>,
     pause: Duration,
     connected: bool,
 }
 
+impl Listening {
+    fn is_wanted(&self) -> bool {
+        *self.waiting.borrow() > 0
+    }
+
+    /// Waits until somebody waits.
+    async fn wanted(&mut self) {
+        let ended = self.waiting.wait_for(|count| *count > 0).await.is_err();
+        if ended {
+            std::future::pending().await
+        }
+    }
+}
+
 impl Watch {
-    async fn listen(self) {
-        let mut state = Listening::default();
+    async fn listen(self, waiting: watch::Receiver<usize>) {
+        let mut state = Listening {
+            heads: Heads::default(),
+            waiting,
+            pause: Duration::ZERO,
+            connected: false,
+        };
         loop {
             let error = self.listen_once(&mut state).await;
             self.listener.lost();
@@ -192,21 +214,18 @@ impl Watch {
         let mut listener = within(limit, PgListener::connect_with(pool)).await?;
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
-        within(limit, listener.listen(&self.schema.channel())).await?;
-        self.listener.listens();
+        self.listener.idles();
         if std::mem::replace(&mut state.connected, true) {
             // Another server may be behind the address now, and what was opened before may have
             // fallen silent while nobody listened.
             self.edge.doubt();
             self.outage.found();
         }
-        // What was announced while nobody listened.
-        state.heads.found(self, self.head(&mut listener).await?);
-        state.pause = FIRST_PAUSE;
-
+        let channel = self.schema.channel();
+        // Whoever listens costs each append of all processes: nobody does for nobody.
+        let mut wanted: Option<Instant> = None;
         let mut ticks = interval(self.options.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.tick().await;
         loop {
             tokio::select! {
                 notification = listener.try_recv() => match notification? {
@@ -217,10 +236,25 @@ impl Watch {
                     }
                     None => return Ok(()),
                 },
+                () = state.wanted(), if wanted.is_none() => {
+                    within(limit, listener.listen(&channel)).await?;
+                    self.listener.listens();
+                    wanted = Some(Instant::now());
+                    // What was announced while nobody listened.
+                    state.heads.found(self, self.head(&mut listener).await?);
+                }
                 // A connection that died without a word is found out by this, too.
                 _ = ticks.tick() => {
                     state.heads.found(self, self.head(&mut listener).await?);
+                    state.pause = FIRST_PAUSE;
                     self.edge.tidy();
+                    if state.is_wanted() {
+                        wanted = wanted.map(|_| Instant::now());
+                    } else if wanted.is_some_and(|last| last.elapsed() > LINGER) {
+                        within(limit, listener.unlisten(&channel)).await?;
+                        self.listener.idles();
+                        wanted = None;
+                    }
                 }
             }
         }

@@ -16,6 +16,7 @@ pub(crate) use inline::Inline;
 
 use crate::{
     PostgresOptions, Wake,
+    alone::Alone,
     append::{Outcomes, decide_batch, store},
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
     guess::{Guess, Terms, Versions},
@@ -44,6 +45,7 @@ pub(crate) struct PostgresWriter {
     // A row stood where the facts said there was none; once may be a writer that went past the lock.
     collided: bool,
     versions: Versions,
+    alone: Alone,
     lock_wait: Arc<Histogram>,
     schema: Schema,
     inlines: Inlines<Inline>,
@@ -81,6 +83,7 @@ impl PostgresWriter {
             deadline: None,
             collided: false,
             versions: Versions::default(),
+            alone: Alone::default(),
             lock_wait: Arc::default(),
             schema,
             inlines,
@@ -141,19 +144,31 @@ impl PostgresWriter {
             } else {
                 *phase = Phase::Commit;
             }
+            let wake = self.options.wake == Wake::Listen;
+            let connection = &mut session.connection;
+            if !pooled && let Some(event) = guess.only_event(batch) {
+                let stored = self.alone.store(connection, &self.sql, event, wake);
+                if answered(ANSWER, stored).await? {
+                    self.lock_wait.record(0);
+                    let (outcomes, end) = guess.stored(&mut self.versions);
+                    self.alone.saw(&outcomes, end, true);
+                    return Ok((outcomes, end));
+                }
+            }
+            let expected = guess.end();
             let terms = Terms {
                 lock_timeout: i64::try_from(lock_timeout.as_millis()).unwrap_or(i64::MAX),
-                wake: self.options.wake == Wake::Listen,
+                wake,
                 waited: &self.lock_wait,
             };
-            let connection = &mut session.connection;
             let call = guess.store(connection, &self.sql, batch, terms, &mut self.versions);
-            if let Some((outcomes, head)) = answered(lock_timeout + ANSWER, call).await? {
+            if let Some((outcomes, end)) = answered(lock_timeout + ANSWER, call).await? {
+                self.alone.saw(&outcomes, end, end == expected);
                 if pooled {
                     *phase = Phase::Commit;
                     answered(ANSWER, raw_sql("COMMIT").execute(connection)).await?;
                 }
-                return Ok((outcomes, head));
+                return Ok((outcomes, end));
             }
             *phase = Phase::Before;
             locked = pooled;
@@ -206,7 +221,10 @@ impl PostgresWriter {
             *phase = Phase::Commit;
         }
         answered(ANSWER, raw_sql("COMMIT").execute(&mut *connection)).await?;
-        Ok((decision.outcomes, last.unwrap_or(before)))
+        let end = last.unwrap_or(before);
+        let outcomes = decision.outcomes;
+        self.alone.saw(&outcomes, end, before == self.tail.head());
+        Ok((outcomes, end))
     }
 
     async fn attempt(&mut self, batch: &[Arc<Append>]) -> Result<Outcomes, WriteFailure> {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    ops::Range,
     thread,
     time::Duration,
 };
@@ -31,6 +32,8 @@ type Counts = BTreeMap<&'static str, usize>;
 
 /// Logs, each of its own seed and in a schema of its own, and how many batches each gets.
 const LOGS: u64 = 20;
+/// And more of them that get single appends.
+const LONELY: u64 = 4;
 const BATCHES: usize = 510;
 
 /// The database refuses an event of such a name with the SQLSTATE that follows: as it would a
@@ -49,7 +52,7 @@ const PROBE: &str = "probe";
 
 #[test]
 fn ten_thousand_batches_equal_their_appends_one_after_another() {
-    let counts = run_logs(LOGS, Pooler::None);
+    let counts = run_logs(0..LOGS + LONELY, Pooler::None);
     assert!(counts["batches"] >= 10_000, "{counts:?}");
     assert_all_kinds(&counts, 100);
 }
@@ -57,7 +60,7 @@ fn ten_thousand_batches_equal_their_appends_one_after_another() {
 #[test]
 fn batches_behind_a_pooler_equal_their_appends_one_after_another() {
     // The first two are wild, the others calm.
-    let counts = run_logs(4, Pooler::Transaction);
+    let counts = run_logs(0..4, Pooler::Transaction);
     assert_all_kinds(&counts, 10);
 }
 
@@ -83,9 +86,10 @@ fn assert_all_kinds(counts: &Counts, least: usize) {
     }
 }
 
-fn run_logs(logs: u64, pooler: Pooler) -> Counts {
+fn run_logs(seeds: Range<u64>, pooler: Pooler) -> Counts {
     let lanes: Vec<_> = (0..2)
         .map(|lane| {
+            let seeds = seeds.clone();
             thread::spawn(move || {
                 // On one thread all appends of a batch are queued before the writer's turn.
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -113,7 +117,7 @@ fn run_logs(logs: u64, pooler: Pooler) -> Counts {
                         watch: raw(url).await,
                     };
                     let mut counts = Counts::new();
-                    for seed in (lane..logs).step_by(2) {
+                    for seed in seeds.skip(lane).step_by(2) {
                         run_log(&place, &mut clients, seed, &mut counts).await;
                     }
                     counts
@@ -148,15 +152,23 @@ struct Clients {
 
 async fn run_log(place: &Place, clients: &mut Clients, seed: u64, counts: &mut Counts) {
     let is_calm = seed % 4 >= 2;
-    let keys = if is_calm { 8 } else { 2 };
+    let keys = if is_calm || seed >= LOGS { 8 } else { 2 };
     let mut twins = Twins::new(place, seed, keys, std::mem::take(counts)).await;
+    let is_lonely = twins.lonely;
     for number in 0..BATCHES {
         let what = format!("seed {seed}, batch {number}");
         let dice = &mut twins.generator.dice;
-        let size = 1 + dice.below(12).min(dice.below(12));
-        let wild = if is_calm { 12 } else { 2 };
+        let size = match is_lonely {
+            true => 1,
+            false => 1 + dice.below(12).min(dice.below(12)),
+        };
+        let wild = match (is_lonely, is_calm) {
+            (true, _) => 4,
+            (false, true) => 12,
+            (false, false) => 2,
+        };
         twins.calm = !twins.generator.dice.once_in(wild);
-        match twins.generator.dice.below(24) {
+        match twins.generator.dice.below(if is_lonely { 96 } else { 24 }) {
             0 => twins.overtaken(clients, size, &what).await,
             1..4 => {
                 twins.elsewhere(&what).await;
@@ -186,6 +198,8 @@ struct Twins {
     sent: HashSet<EventId>,
     // Most appends are what writers guess them to be.
     calm: bool,
+    // Most appends are single events.
+    lonely: bool,
     counts: Counts,
 }
 
@@ -231,6 +245,7 @@ impl Twins {
             owner: None,
             sent: HashSet::new(),
             calm: false,
+            lonely: seed >= LOGS,
             counts,
         };
         let keeper = stream(PROBE, 1);
@@ -294,6 +309,15 @@ impl Twins {
         let mut append = self.random(before);
         while self.calm && self.is_wild(&append) {
             append = self.random(before);
+        }
+        if self.lonely && !self.generator.dice.once_in(4) {
+            append.conditions.clear();
+            append.companions.clear();
+            append.parts.truncate(1);
+            append
+                .parts
+                .iter_mut()
+                .for_each(|part| part.events.truncate(1));
         }
         match self.generator.dice.below(100) {
             0..4 => {

@@ -19,8 +19,8 @@ async fn open(database: &TestDatabase, options: PostgresOptions) -> PostgresStor
     open.await.unwrap()
 }
 
-async fn listening(store: &PostgresStore) {
-    eventually(async || store.stats().listener.state == ListenerState::Listening).await;
+async fn listener_is(store: &PostgresStore, state: ListenerState) {
+    eventually(async || store.stats().listener.state == state).await;
 }
 
 #[tokio::test]
@@ -203,14 +203,14 @@ async fn conflicts_and_refusals_are_counted_by_kind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_listener_is_seen_and_counted() {
     let (database, store) = fresh().await;
-    listening(&store).await;
+    listener_is(&store, ListenerState::Idle).await;
     assert_eq!(store.stats().listener.reconnects, 0);
     let mut other = raw(database.url()).await;
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
     scalar::<i64>(&mut other, cut).await;
     eventually(async || store.stats().listener.reconnects == 1).await;
-    listening(&store).await;
+    listener_is(&store, ListenerState::Idle).await;
     let listener = store.stats().listener;
     assert_eq!(listener.reconnects, 1);
     let soon = store.stats().listener;
@@ -219,6 +219,22 @@ async fn a_cut_listener_is_seen_and_counted() {
     within(store.append(one(&stream("todo", 1)))).await.unwrap();
     let writer = store.stats().writer;
     assert!(writer.retries + writer.resent > 0, "{writer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_listener_listens_while_somebody_waits() {
+    let (database, store) = fresh().await;
+    let reader = open(&database, PostgresOptions::default()).await;
+    for number in 1..=2 {
+        listener_is(&reader, ListenerState::Idle).await;
+        let waiting = tokio::spawn({
+            let reader = reader.clone();
+            async move { reader.changed(Position::new(number - 1)).await.unwrap() }
+        });
+        listener_is(&reader, ListenerState::Listening).await;
+        store.append(one(&stream("todo", 1))).await.unwrap();
+        assert_eq!(within(waiting).await.unwrap().get(), number);
+    }
 }
 
 #[tokio::test]
@@ -237,13 +253,13 @@ async fn a_server_that_is_away_is_not_reachable_until_it_is_back() {
     let cluster = TestCluster::start().await;
     let database = cluster.create_database().await;
     let store = open(&database, PostgresOptions::default()).await;
-    listening(&store).await;
+    listener_is(&store, ListenerState::Idle).await;
     assert!(store.health().await.ready);
     cluster.kill9().await;
     let health = within(store.health()).await;
     assert!(!health.ready && !health.reachable, "{health:?}");
     assert!(health.error.is_some() && health.answer_micros.is_none());
-    eventually(async || store.stats().listener.state == ListenerState::Reconnecting).await;
+    listener_is(&store, ListenerState::Reconnecting).await;
     eventually(async || store.stats().listener.reconnects > 1).await;
     let soon = one(&stream("todo", 1)).with_deadline(Duration::from_millis(700));
     within(store.append(soon)).await.unwrap_err();
@@ -253,5 +269,5 @@ async fn a_server_that_is_away_is_not_reachable_until_it_is_back() {
     assert!(writer.retries + writer.resent > 0, "{writer:?}");
     cluster.restart().await;
     eventually(async || store.health().await.ready).await;
-    listening(&store).await;
+    listener_is(&store, ListenerState::Idle).await;
 }

@@ -26,7 +26,7 @@ use crate::{
 const PROJECTIONS: usize = 100;
 const CONNECTIONS: usize = 3;
 /// Of one core.
-const SHARE: f64 = 0.01;
+const SHARE: f64 = 0.015;
 /// So long that the ticks in which CPU time is told are a twentieth of what is allowed.
 const MEASURED: Duration = Duration::from_secs(20);
 

@@ -6,6 +6,7 @@
     reason = "a broken set-up fails the test"
 )]
 
+mod alone;
 mod batches;
 mod conditions;
 mod conformance;

@@ -149,7 +149,8 @@ async fn batches_commit_durably_and_bounded_whatever_the_database_says() {
     .await;
     let todo = stream("todo", 1);
     // What is stored by one call waits for no client; what needs a look does.
-    for (append, idle) in [(one(&todo), "0"), (looked(&todo), "5000")] {
+    let calls = (0..12).map(|_| (one(&todo), "0"));
+    for (append, idle) in calls.chain([(looked(&todo), "5000")]) {
         store.append(append).await.unwrap();
         let seen: Vec<(String, String)> = sqlx::query_as("DELETE FROM seen RETURNING name, value")
             .fetch_all(&mut connection)

@@ -301,7 +301,9 @@ async fn run(
     meters: Arc<Meters>,
 ) {
     let mut held: Option<Request> = None;
+    let mut crowded = false;
     loop {
+        crowded |= held.is_some() || !requests.is_empty();
         let first = match held.take() {
             Some(request) => request,
             None => tokio::select! {
@@ -317,7 +319,10 @@ async fn run(
             },
         };
         // Callers that were answered just now get to send their next append: one turn, no timer.
-        yield_now().await;
+        // For a lone one it would be in vain, and move the task to another thread.
+        if crowded {
+            yield_now().await;
+        }
         let mut batch = Batch::new(&options, first);
         while let Ok(request) = requests.try_recv() {
             if let Err(request) = batch.push(request) {
@@ -326,6 +331,7 @@ async fn run(
             }
         }
         batch.count(&meters);
+        crowded = batch.requests.len() > 1;
         let (mut requests, mut apart) = (batch.requests, Vec::new());
         if requests.iter().any(|one| batches.is_apart(&one.append)) {
             let is_apart = |one: &mut Request| batches.is_apart(&one.append);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use backstory_event::{Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt, Position};
-use backstory_store_postgres::{PostgresOptions, PostgresStore, Wake};
+use backstory_store_postgres::{ListenerState, PostgresOptions, PostgresStore, Wake};
 use backstory_test_postgres::TestCluster;
 use tokio::{
     io::copy_bidirectional,
@@ -98,9 +98,13 @@ async fn a_false_notification_does_not_last() {
         .await
         .unwrap();
     let mut other = raw(database.url()).await;
-    // Whoever learned of this listens.
     store.append(one(&stream("todo", 1))).await.unwrap();
     within(reader.changed(Position::START)).await.unwrap();
+    let waiting = tokio::spawn({
+        let reader = reader.clone();
+        async move { reader.changed(Position::new(1)).await.unwrap() }
+    });
+    eventually(async || reader.stats().listener.state == ListenerState::Listening).await;
     run(
         &mut other,
         "NOTIFY backstory_backstory, '99'; NOTIFY backstory_backstory, 'nonsense'",
@@ -108,13 +112,7 @@ async fn a_false_notification_does_not_last() {
     .await;
     let began = Instant::now();
     let patience = Duration::from_millis(200);
-    assert_eq!(
-        within(reader.changed(Position::new(1)))
-            .await
-            .unwrap()
-            .get(),
-        99
-    );
+    assert_eq!(within(waiting).await.unwrap().get(), 99);
     // It may be believed for two polls, but not for ever.
     while tokio::time::timeout(patience, reader.changed(Position::new(1)))
         .await

@@ -6,7 +6,7 @@ use backstory_store_kit::EventRow;
 use sqlx::{Error, PgConnection};
 
 use crate::{
-    append::{Outcomes, column},
+    append::{Outcomes, column, schema_version},
     error::{Class, class},
     sql::Statements,
 };
@@ -58,8 +58,7 @@ impl Alone {
             .bind(row.version.get())
             .bind(row.id.as_uuid())
             .bind(&*row.name)
-            // Checked at the edge: it fits.
-            .bind(i32::try_from(row.schema_version).unwrap_or(i32::MAX))
+            .bind(schema_version(event))
             .bind(row.payload.as_str())
             .bind(event.metadata.as_str())
             .bind(column(&row.tags, |tag| tag.as_str()))

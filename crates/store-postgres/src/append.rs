@@ -280,13 +280,15 @@ pub(crate) fn bind_events<'q>(
         .bind(column(events, |row| row.recorded.version.get()))
         .bind(column(events, |row| row.recorded.id.as_uuid()))
         .bind(column(events, |row| &*row.recorded.name))
-        .bind(column(events, |row| {
-            // Checked at the edge: it fits.
-            i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
-        }))
+        .bind(column(events, schema_version))
         .bind(column(events, |row| row.recorded.payload.as_str()))
         .bind(column(events, |row| row.metadata.as_str()))
         .bind(column(events, |row| tags_json(&row.recorded.tags)))
+}
+
+/// The column `schema_version`. Checked at the edge: it fits.
+pub(crate) fn schema_version(row: &EventRow) -> i32 {
+    i32::try_from(row.recorded.schema_version).unwrap_or(i32::MAX)
 }
 
 /// One column of some rows, as an array parameter.

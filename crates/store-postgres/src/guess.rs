@@ -137,14 +137,11 @@ impl Guess {
 
     /// The only event of the batch, if nothing but its id and its version can be in the way.
     pub(crate) fn only_event(&self, appends: &[Arc<Append>]) -> Option<&EventRow> {
-        let plain = match appends {
-            [append] => {
-                append.parts.len() == 1
-                    && append.conditions.is_empty()
-                    && append.companions.is_empty()
-            }
-            _ => false,
+        let [append] = appends else {
+            return None;
         };
+        let plain =
+            append.parts.len() == 1 && append.conditions.is_empty() && append.companions.is_empty();
         match &*self.decision.events {
             [event] if plain => Some(event),
             _ => None,
@@ -153,26 +150,17 @@ impl Guess {
 
     /// Where the log ends once the batch is stored, if nobody else has appended.
     pub(crate) fn end(&self) -> Position {
-        self.end_behind(self.head)
-    }
-
-    fn end_behind(&self, head: i64) -> Position {
         let stored = i64::try_from(self.decision.events.len()).unwrap_or(0);
-        Position::new(head.saturating_add(stored))
+        Position::new(self.head.saturating_add(stored))
     }
 
-    /// What there is to say of the batch once it is stored where it was expected to be.
-    pub(crate) fn stored(self, versions: &mut Versions) -> (Outcomes, Position) {
-        let head = self.head;
-        self.stored_behind(head, versions)
-    }
-
-    fn stored_behind(mut self, head: i64, versions: &mut Versions) -> (Outcomes, Position) {
+    /// What there is to say of the batch once it is stored, so many positions behind its place.
+    pub(crate) fn stored(mut self, by: i64, versions: &mut Versions) -> (Outcomes, Position) {
         versions.learn(&self.decision);
-        let end = self.end_behind(head);
+        let end = Position::new(self.end().get() + by);
         let shift = Shift {
             from: Position::new(self.head),
-            by: head - self.head,
+            by,
         };
         let outcomes = &mut self.decision.outcomes;
         if shift.by != 0 {
@@ -228,8 +216,8 @@ impl Guess {
         if !row.try_get::<bool, _>(0)? {
             return Ok(None);
         }
-        let head = row.try_get(1)?;
-        Ok(Some(self.stored_behind(head, versions)))
+        let by = row.try_get::<i64, _>(1)? - self.head;
+        Ok(Some(self.stored(by, versions)))
     }
 }
 

@@ -223,7 +223,7 @@ impl Watch {
         }
         let channel = self.schema.channel();
         // Whoever listens costs each append of all processes: nobody does for nobody.
-        let mut wanted: Option<Instant> = None;
+        let mut last_wanted: Option<Instant> = None;
         let mut ticks = interval(self.options.poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -236,10 +236,10 @@ impl Watch {
                     }
                     None => return Ok(()),
                 },
-                () = state.wanted(), if wanted.is_none() => {
+                () = state.wanted(), if last_wanted.is_none() => {
                     within(limit, listener.listen(&channel)).await?;
                     self.listener.listens();
-                    wanted = Some(Instant::now());
+                    last_wanted = Some(Instant::now());
                     // What was announced while nobody listened.
                     state.heads.found(self, self.head(&mut listener).await?);
                 }
@@ -249,11 +249,11 @@ impl Watch {
                     state.pause = FIRST_PAUSE;
                     self.edge.tidy();
                     if state.is_wanted() {
-                        wanted = wanted.map(|_| Instant::now());
-                    } else if wanted.is_some_and(|last| last.elapsed() > LINGER) {
+                        last_wanted = last_wanted.map(|_| Instant::now());
+                    } else if last_wanted.is_some_and(|last| last.elapsed() > LINGER) {
                         within(limit, listener.unlisten(&channel)).await?;
                         self.listener.idles();
-                        wanted = None;
+                        last_wanted = None;
                     }
                 }
             }

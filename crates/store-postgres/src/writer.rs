@@ -150,7 +150,7 @@ impl PostgresWriter {
                 let stored = self.alone.store(connection, &self.sql, event, wake);
                 if answered(ANSWER, stored).await? {
                     self.lock_wait.record(0);
-                    let (outcomes, end) = guess.stored(&mut self.versions);
+                    let (outcomes, end) = guess.stored(0, &mut self.versions);
                     self.alone.saw(&outcomes, end, true);
                     return Ok((outcomes, end));
                 }

@@ -7,11 +7,10 @@ use backstory_event::{
 };
 use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestDatabase;
-use sqlx::PgConnection;
 
 use crate::kit::{
-    LOCK_WAITERS, assert_stored_once, event, fresh, one, raw, run, scalar, stream, until_count,
-    within,
+    CALLS, LOCK_WAITERS, assert_stored_once, count_calls, event, fresh, one, raw, run, stream,
+    until_count, within,
 };
 
 /// So many appends prove that a process is alone.
@@ -19,27 +18,22 @@ const PROOFS: i64 = 4;
 
 async fn alone() -> (TestDatabase, PostgresStore) {
     let (database, store) = fresh().await;
-    for number in 0..=PROOFS {
-        store.append(one(&stream("todo", number))).await.unwrap();
-    }
+    prove(&store).await;
     (database, store)
 }
 
-async fn count_calls(database: &TestDatabase) -> PgConnection {
-    let mut direct = raw(database.url()).await;
-    let name: String = scalar(&mut direct, "SELECT current_database()::text").await;
-    let count = format!("ALTER DATABASE \"{name}\" SET track_functions = 'pl'");
-    run(&mut direct, &count).await;
-    direct
+/// Shows the writer that it is alone, also when it was not just now.
+async fn prove(store: &PostgresStore) {
+    for number in 0..=PROOFS {
+        store.append(one(&stream("todo", number))).await.unwrap();
+    }
 }
-
-const CALLS: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions \
-    WHERE funcname = 'append_v1'";
 
 #[tokio::test]
 async fn a_process_that_is_alone_stores_single_events_without_a_call() {
     let database = TestDatabase::create().await;
-    let mut direct = count_calls(&database).await;
+    let mut direct = raw(database.url()).await;
+    count_calls(&mut direct).await;
     let store = PostgresStore::connect(database.url()).await.unwrap();
     let mut receipts = Vec::new();
     for number in 0..20 {
@@ -54,7 +48,8 @@ async fn a_process_that_is_alone_stores_single_events_without_a_call() {
 #[tokio::test]
 async fn others_that_append_are_found_out_and_followed() {
     let database = TestDatabase::create().await;
-    let mut direct = count_calls(&database).await;
+    let mut direct = raw(database.url()).await;
+    count_calls(&mut direct).await;
     // It hears of others only from the log itself.
     let deaf = PostgresOptions::default().with_poll(Duration::from_secs(600));
     let store = PostgresStore::connect_with(database.url(), deaf)
@@ -143,13 +138,6 @@ async fn streams_that_others_changed_are_seen_as_they_are() {
         );
     }
     assert!(store.verify().await.unwrap().is_sound());
-}
-
-/// Shows the writer that it is alone, also when it was not just now.
-async fn prove(store: &PostgresStore) {
-    for number in 0..=PROOFS {
-        store.append(one(&stream("proof", number))).await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -152,9 +152,10 @@ struct Clients {
 
 async fn run_log(place: &Place, clients: &mut Clients, seed: u64, counts: &mut Counts) {
     let is_calm = seed % 4 >= 2;
-    let keys = if is_calm || seed >= LOGS { 8 } else { 2 };
+    let is_lonely = seed >= LOGS;
+    let keys = if is_calm || is_lonely { 8 } else { 2 };
     let mut twins = Twins::new(place, seed, keys, std::mem::take(counts)).await;
-    let is_lonely = twins.lonely;
+    twins.lonely = is_lonely;
     for number in 0..BATCHES {
         let what = format!("seed {seed}, batch {number}");
         let dice = &mut twins.generator.dice;
@@ -245,7 +246,7 @@ impl Twins {
             owner: None,
             sent: HashSet::new(),
             calm: false,
-            lonely: seed >= LOGS,
+            lonely: false,
             counts,
         };
         let keeper = stream(PROBE, 1);

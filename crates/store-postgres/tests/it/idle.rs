@@ -26,7 +26,7 @@ use crate::{
 const PROJECTIONS: usize = 100;
 const CONNECTIONS: usize = 3;
 /// Of one core.
-const SHARE: f64 = 0.015;
+const SHARE: f64 = 0.01;
 /// So long that the ticks in which CPU time is told are a twentieth of what is allowed.
 const MEASURED: Duration = Duration::from_secs(20);
 
@@ -160,32 +160,52 @@ async fn a_hundred_idle_projections_cost_next_to_nothing() {
     })
     .await;
 
-    let before = cpu(backends(&mut admin)
-        .await
-        .into_iter()
-        .chain([process.0.id()]));
-    let began = Instant::now();
-    let mut most = 0;
-    while began.elapsed() < MEASURED {
-        most = backends(&mut admin).await.len().max(most);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+    // Other tests disturb it: they only ever make it look more than it is.
+    let mut cost = Cost::measure(&mut admin, &process).await;
+    if cost.all > SHARE {
+        cost = Cost::measure(&mut admin, &process).await;
     }
-    let after = cpu(backends(&mut admin)
-        .await
-        .into_iter()
-        .chain([process.0.id()]));
-    let elapsed = began.elapsed();
-    let used = |process: &u32| {
-        let before = before.get(process).copied().unwrap_or_default();
-        (after[process] - before).as_secs_f64() / elapsed.as_secs_f64()
-    };
-    let own = used(&process.0.id());
-    let all: f64 = after.keys().map(used).sum();
-    assert!(most <= CONNECTIONS, "{most} connections");
     assert!(
-        all <= SHARE,
-        "{:.2} % of a core, {:.2} % of them here and not in the server",
-        all * 100.0,
-        own * 100.0
+        cost.connections <= CONNECTIONS,
+        "{} connections",
+        cost.connections
     );
+    assert!(
+        cost.all <= SHARE,
+        "{:.2} % of a core, {:.2} % of them here and not in the server",
+        cost.all * 100.0,
+        cost.own * 100.0
+    );
+}
+
+/// What idle projections cost for a while.
+struct Cost {
+    connections: usize,
+    /// Shares of a core, of all and of those that are not in the server.
+    all: f64,
+    own: f64,
+}
+
+impl Cost {
+    async fn measure(admin: &mut PgConnection, process: &Process) -> Self {
+        let own = process.0.id();
+        let before = cpu(backends(admin).await.into_iter().chain([own]));
+        let began = Instant::now();
+        let mut connections = 0;
+        while began.elapsed() < MEASURED {
+            connections = backends(admin).await.len().max(connections);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let after = cpu(backends(admin).await.into_iter().chain([own]));
+        let elapsed = began.elapsed();
+        let used = |process: &u32| {
+            let before = before.get(process).copied().unwrap_or_default();
+            (after[process] - before).as_secs_f64() / elapsed.as_secs_f64()
+        };
+        Self {
+            connections,
+            all: after.keys().map(used).sum(),
+            own: used(&own),
+        }
+    }
 }

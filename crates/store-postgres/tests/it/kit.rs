@@ -108,6 +108,17 @@ pub(crate) async fn until_count(connection: &mut PgConnection, text: &str, wante
     .await;
 }
 
+/// Makes the server count calls of functions by sessions that begin from now on.
+pub(crate) async fn count_calls(connection: &mut PgConnection) {
+    let name: String = scalar(connection, "SELECT current_database()::text").await;
+    let count = format!("ALTER DATABASE \"{name}\" SET track_functions = 'pl'");
+    run(connection, &count).await;
+}
+
+/// How many batches were stored by a call, told when a session ends.
+pub(crate) const CALLS: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions \
+    WHERE funcname = 'append_v1'";
+
 /// How many sessions of this database wait for an advisory lock.
 pub(crate) const LOCK_WAITERS: &str = "SELECT count(*) FROM pg_stat_activity \
     WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'";

@@ -21,7 +21,8 @@ use sqlx::{
 use tokio::sync::OnceCell;
 
 use crate::kit::{
-    assert_stored_once, event, eventually, log, one, raw, run, scalar, stream, until_count, within,
+    CALLS, assert_stored_once, count_calls, event, eventually, log, one, raw, run, scalar, stream,
+    until_count, within,
 };
 
 pub(crate) fn pooled() -> PostgresOptions {
@@ -191,9 +192,7 @@ async fn a_batch_that_is_what_it_seems_to_be_is_stored_by_one_call() {
     const BATCHES: i64 = 20;
     let database = TestCluster::shared().await.create_database().await;
     let mut direct = raw(database.url()).await;
-    let name: String = scalar(&mut direct, "SELECT current_database()::text").await;
-    let count = format!("ALTER DATABASE \"{name}\" SET track_functions = 'pl'");
-    run(&mut direct, &count).await;
+    count_calls(&mut direct).await;
     let fixture = through_pooler(database).await;
     let store = &fixture.store;
     for number in 0..BATCHES {
@@ -208,9 +207,7 @@ async fn a_batch_that_is_what_it_seems_to_be_is_stored_by_one_call() {
     let error = store.append(taken).await.unwrap_err();
     assert!(error.is_conflict(), "{error:?}");
     store.close().await;
-    let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions \
-        WHERE funcname = 'append_v1'";
-    until_count(&mut direct, calls, BATCHES + 1).await;
+    until_count(&mut direct, CALLS, BATCHES + 1).await;
     let looks = "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_user_indexes \
         WHERE indexrelname = 'event_id_key'";
     // That of the refused append: whether it is stored already.

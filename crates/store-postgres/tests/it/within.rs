@@ -148,7 +148,8 @@ async fn batches_commit_durably_and_bounded_whatever_the_database_says() {
     )
     .await;
     let todo = stream("todo", 1);
-    // What is stored by one call waits for no client; what needs a look does.
+    // What is stored by one call waits for no client; what needs a look does. After some of them this
+    // process knows that it is alone.
     let calls = (0..12).map(|_| (one(&todo), "0"));
     for (append, idle) in calls.chain([(looked(&todo), "5000")]) {
         store.append(append).await.unwrap();

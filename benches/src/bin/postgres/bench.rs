@@ -40,7 +40,7 @@ pub struct Bench {
 impl Bench {
     /// Starts the server.
     pub async fn start(args: Args) -> Result<Self, BoxError> {
-        let cluster = Cluster::start(&args.shared_buffers).await;
+        let cluster = Cluster::start(&args.shared_buffers).await?;
         let bench = Self {
             meter: Meter::new(cluster.pid()?)?,
             report: Report::new(args.json),

@@ -8,7 +8,7 @@ use std::{
 
 use backstory::{BoxError, postgres::PostgresStore};
 use backstory_test_postgres::TestCluster;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 
 /// A throwaway server with the durability of production.
 pub struct Cluster {
@@ -26,18 +26,34 @@ pub struct Database {
 
 impl Cluster {
     /// Starts it.
-    pub async fn start(shared_buffers: &str) -> Self {
+    pub async fn start(shared_buffers: &str) -> Result<Self, BoxError> {
         let settings = [
             ("fsync", "on"),
             ("full_page_writes", "on"),
             ("synchronous_commit", "on"),
             ("max_wal_size", "1GB"), // the server's own default
+            ("min_wal_size", "1GB"), // keeps the files of `make_wal_files`
             ("shared_buffers", shared_buffers),
         ];
-        Self {
+        let cluster = Self {
             server: TestCluster::start_with(&settings).await,
             databases: AtomicU32::new(0),
+        };
+        cluster.make_wal_files().await?;
+        Ok(cluster)
+    }
+
+    /// Makes the files of the write-ahead log, which a server reuses once it has run for a while: a
+    /// writer that has to make one writes 16 MiB of zeros first.
+    async fn make_wal_files(&self) -> Result<(), BoxError> {
+        const FILES: usize = 60;
+        let mut admin = self.admin().await?;
+        let next_file = "SELECT pg_logical_emit_message(false, '', ''); SELECT pg_switch_wal()";
+        for _ in 0..FILES {
+            raw_sql(next_file).execute(&mut admin).await?;
         }
+        admin.close().await?;
+        self.checkpoint().await
     }
 
     /// The process id of the server.

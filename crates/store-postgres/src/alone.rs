@@ -48,8 +48,11 @@ impl Alone {
         let Some(end) = end.filter(|_| enough) else {
             return Ok(false);
         };
-        let stored = sql
-            .append_alone
+        let statement = match row.version.get() {
+            1 => &sql.append_first,
+            _ => &sql.append_next,
+        };
+        let stored = statement
             .query()
             .bind(end.position.get())
             .bind(end.event_id.as_uuid())

@@ -27,6 +27,9 @@ use crate::{
 /// How many events one of many gets at most; longer streams go on by pages of their own.
 const TOGETHER: i64 = 100;
 
+/// The column where the end of the log begins in rows that have it: behind those of the event.
+const END: usize = 14;
+
 /// A page of one stream, forward, without other restrictions than versions.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -223,9 +226,9 @@ impl BatchReader for Loads {
     }
 }
 
-/// What belongs to each of so many loads, and the end of the log, which has number 0: decoded as the
-/// rows come, while the server makes the next. Nothing when they are more than a page may hold in
-/// bytes.
+/// What belongs to each of so many loads, and the end of the log, which has number 0 or stands in each
+/// row: decoded as the rows come, while the server makes the next. Nothing when they are more than a
+/// page may hold in bytes.
 async fn decode(
     mut rows: impl Stream<Item = Result<PgRow, Error>> + Unpin,
     loads: usize,
@@ -236,11 +239,14 @@ async fn decode(
     let (mut taken, mut bytes) = (0, 0);
     let mut damage = None;
     while let Some(row) = rows.try_next().await? {
+        if taken == 0 && row.len() > END {
+            head = place(&row, END, END + 1)?;
+        }
         let number: i64 = row.try_get(0)?;
         let index = usize::try_from(number.abs() - 1).ok();
         match index.and_then(|index| found.get_mut(index)) {
-            None => head = place(&row)?,
-            Some(load) if number < 0 => load.proof = Some(place(&row)?.event_id),
+            None => head = place(&row, 1, 5)?,
+            Some(load) if number < 0 => load.proof = Some(place(&row, 1, 5)?.event_id),
             Some(load) => match decoder.decode(&row) {
                 Ok(event) => {
                     bytes += event.as_ref().map_or(0, weight);
@@ -269,9 +275,10 @@ async fn give_back<T>(lease: Lease, answer: Result<Option<T>, Error>) -> Result<
     }
 }
 
-fn place(row: &PgRow) -> Result<Checkpoint, Error> {
+/// The place of an event whose position and id are in these columns.
+fn place(row: &PgRow, position: usize, id: usize) -> Result<Checkpoint, Error> {
     Ok(Checkpoint {
-        position: Position::new(row.try_get(1)?),
-        event_id: EventId::from_uuid(row.try_get::<Uuid, _>(5)?),
+        position: Position::new(row.try_get(position)?),
+        event_id: EventId::from_uuid(row.try_get::<Uuid, _>(id)?),
     })
 }

@@ -95,6 +95,26 @@ macro_rules! streams {
     };
 }
 
+/// One event behind `$1`, the newest one. That it is the newest is proved by the position of the
+/// next, which is free: so everything that this statement sees of the log is as it will be. Without
+/// the lock, or when anything is otherwise, nothing is stored.
+macro_rules! alone {
+    ($stream:literal) => {
+        concat!(
+            "INSERT INTO {s}.event \
+               (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at) \
+             SELECT h.position + 1, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11::text[], \
+               greatest(clock_timestamp(), h.recorded_at) \
+             FROM {s}.event h \
+             WHERE h.position = $1 AND h.id = $2 AND current_setting('synchronous_commit') <> 'off' ",
+            $stream,
+            "AND pg_try_advisory_xact_lock({lock}) \
+             ON CONFLICT DO NOTHING \
+             RETURNING CASE WHEN $12 THEN pg_notify({channel}, position::text) END"
+        )
+    };
+}
+
 statements! {
     // Stands behind BEGIN and the timeouts. The lock is taken by a statement of its own, so that
     // the next one sees what its last holder committed.
@@ -124,22 +144,12 @@ statements! {
     append = "SELECT t.stored, t.head, t.waited FROM {s}.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
         $13, $14, $15::jsonb) t";
 
-    // One event behind `$1`, the newest one. That it is the newest is proved by the position of the next, which is free: so
-    // everything that this statement sees of the log is as it will be. Without the lock, or when anything is otherwise,
-    // nothing is stored.
-    append_alone = "INSERT INTO {s}.event \
-          (position, category, key, version, id, name, schema_version, payload, metadata, tags, recorded_at) \
-        SELECT h.position + 1, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11::text[], \
-          greatest(clock_timestamp(), h.recorded_at) \
-        FROM {s}.event h \
-        WHERE h.position = $1 AND h.id = $2 AND current_setting('synchronous_commit') <> 'off' \
-          AND ($5 = 1 OR EXISTS (SELECT FROM {s}.event e \
-              WHERE e.category = $3 AND e.key = $4 AND e.version = $5 - 1 OFFSET 0) \
-            AND NOT EXISTS (SELECT FROM {s}.stream_state t \
-              WHERE t.category = $3 AND t.key = $4 AND t.state <> 'live' OFFSET 0)) \
-          AND pg_try_advisory_xact_lock({lock}) \
-        ON CONFLICT DO NOTHING \
-        RETURNING CASE WHEN $12 THEN pg_notify({channel}, position::text) END";
+    append_first = alone!("");
+
+    append_next = alone!("AND EXISTS (SELECT FROM {s}.event e \
+          WHERE e.category = $3 AND e.key = $4 AND e.version = $5 - 1 OFFSET 0) \
+        AND NOT EXISTS (SELECT FROM {s}.stream_state t \
+          WHERE t.category = $3 AND t.key = $4 AND t.state <> 'live' OFFSET 0) ");
 
     // What a batch needs to know. Lists are JSON, numbered as the parameters are.
     facts = concat!("SELECT coalesce(h.position, 0), h.recorded_at, clock_timestamp(), \
@@ -272,15 +282,17 @@ statements! {
         LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid \
         WHERE l.granted LIMIT 1";
 
-    // The first events of streams, by number, and the end of the log as number 0.
-    load = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \
+    // The first events of a stream; behind the columns of each, or of none, the end of the log.
+    load = concat!("SELECT 1::bigint, f.*, h.position, h.id \
+        FROM (SELECT e.position, e.id FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h \
+        LEFT JOIN LATERAL (SELECT ", event!(), " FROM {s}.event e \
           WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 \
-          ORDER BY e.version LIMIT $5) UNION ALL ", end!());
+          ORDER BY e.version LIMIT $5) f ON true");
 
-    // The same behind the event at $6, which is its proof, as number -1. A page begins where the
-    // one before ended: that event tells the version; it is found by its position, not by going through
-    // its stream, hence the CASE. `+ 0`: the index of positions is no way to them in the order of
-    // versions.
+    // Those behind the event at $6, which is their proof, as number -1, and the end of the log, as
+    // number 0. A page begins where the one before ended: that event tells the version; it is found by
+    // its position, not by going through its stream, hence the CASE. `+ 0`: the index of positions is
+    // no way to them in the order of versions.
     load_on = concat!("(SELECT 1::bigint, ", event!(), " FROM {s}.event e \
           WHERE e.category = $1 AND e.key = $2 AND e.version >= $3 AND e.version <= $4 \
             AND e.position + 0 > $6 AND e.version > coalesce((SELECT CASE WHEN b.category = $1 AND b.key = $2 THEN b.version END \
@@ -294,6 +306,7 @@ statements! {
     tail = concat!("SELECT e.position, ", event!(), " FROM {s}.event e WHERE e.position >= $1 \
         ORDER BY e.position LIMIT $2");
 
+    // The first events of streams, by number, and the end of the log, as number 0.
     load_many = concat!("SELECT q.n, f.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) \
           WITH ORDINALITY AS q(category, key, low, high, rows, n) \
         CROSS JOIN LATERAL (SELECT ", event!(), " FROM {s}.event e \

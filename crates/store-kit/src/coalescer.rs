@@ -29,8 +29,9 @@ pub trait BatchReader: Send + Sync + 'static {
 
 /// Coalesces the requests that are pending at the same time.
 ///
-/// Who comes first asks at once and alone. Who comes while others are at it is answered by one of
-/// a few tasks, together with all that came meanwhile; nobody waits for company. An answer was
+/// Who comes first asks at once and alone. Who comes while others are at it, or when several were
+/// answered together last, is answered by one of a few tasks, together with all that came meanwhile;
+/// nobody waits for company longer than it takes those that are awake to ask. An answer was
 /// always asked for after its request was made. Dropping a caller's future has no effect on
 /// others. The tasks end when nobody waits any more.
 pub struct Coalescer<R: BatchReader>(Arc<Shared<R>>);
@@ -66,6 +67,8 @@ struct State<R: BatchReader> {
     tasks: usize,
     /// Somebody asks alone. It is not waited for: a future that is not polled does not end.
     alone: bool,
+    /// Several were answered together last: who comes first is not the only one.
+    crowded: bool,
 }
 
 struct Waiting<R: BatchReader> {
@@ -92,6 +95,7 @@ impl<R: BatchReader> Coalescer<R> {
                 waiting: VecDeque::new(),
                 tasks: 0,
                 alone: false,
+                crowded: false,
             }),
         }))
     }
@@ -147,7 +151,7 @@ impl<R: BatchReader> Shared<R> {
 
     fn turn(&self, request: &Arc<R::Request>) -> Turn<R::Answer> {
         let mut state = self.state();
-        if state.tasks == 0 && !state.alone {
+        if state.tasks == 0 && !state.alone && !state.crowded {
             state.alone = true;
             return Turn::Alone;
         }
@@ -159,6 +163,16 @@ impl<R: BatchReader> Shared<R> {
             Turn::Start(answer)
         } else {
             Turn::Wait(answer)
+        }
+    }
+
+    /// Lets callers that were answered just now ask again: a turn, and more as long as some do.
+    async fn gather(&self) {
+        let (mut before, mut waiting) = (0, 1);
+        while before < waiting && waiting < self.options.batch {
+            before = waiting;
+            yield_now().await;
+            waiting = self.state().waiting.len();
         }
     }
 
@@ -178,6 +192,7 @@ impl<R: BatchReader> Shared<R> {
             state.tasks -= 1;
             return None;
         }
+        state.crowded = batch.len() > 1;
         Some(batch)
     }
 
@@ -212,8 +227,7 @@ struct Task<R: BatchReader> {
 impl<R: BatchReader> Task<R> {
     async fn run(mut self) {
         loop {
-            // Callers that were answered just now get to ask again: one turn, no timer.
-            yield_now().await;
+            self.shared.gather().await;
             let Some(mut batch) = self.shared.take() else {
                 break;
             };

@@ -186,6 +186,29 @@ async fn answers(callers: Vec<JoinHandle<Result<u32, String>>>) -> Vec<Result<u3
 }
 
 #[tokio::test]
+async fn after_a_crowd_all_ask_together_until_one_is_alone_again() {
+    let mut database = with_options(CoalescerOptions::default());
+    let waves: [(&[u32], &[&[u32]]); 4] = [
+        (&[1, 2, 3], &[&[1], &[2, 3]]),
+        (&[4, 5, 6], &[&[4, 5, 6]]),
+        (&[7], &[&[7]]),
+        (&[8, 9], &[&[8], &[9]]),
+    ];
+    for (wave, statements) in waves {
+        let callers = wave.iter().map(|request| database.ask(*request)).collect();
+        for statement in statements {
+            assert_eq!(database.statement().await, *statement);
+        }
+        database.gate.add_permits(statements.len());
+        let doubled: Vec<_> = wave.iter().map(|request| Ok(request * 2)).collect();
+        assert_eq!(answers(callers).await, doubled);
+        database.until_idle().await;
+    }
+    // The first of the first wave, and of the last one: 7 was a task's.
+    assert_eq!(database.seen.alone.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_lone_caller_asks_by_itself() {
     let mut database = database();
     database.gate.add_permits(3);

@@ -34,6 +34,11 @@ impl Alone {
         };
     }
 
+    /// True when others that append are not to be expected.
+    pub(crate) fn is_proved(&self) -> bool {
+        self.right >= Self::ENOUGH
+    }
+
     /// Stores an event that was decided on the end that is known. False: it is not stored, and
     /// needs more than this.
     pub(crate) async fn store(
@@ -43,9 +48,9 @@ impl Alone {
         event: &EventRow,
         wake: bool,
     ) -> Result<bool, Error> {
-        let (row, enough) = (&event.recorded, self.right >= Self::ENOUGH);
+        let row = &event.recorded;
         let end = self.end.filter(|end| end.position.next() == row.position);
-        let Some(end) = end.filter(|_| enough) else {
+        let Some(end) = end.filter(|_| self.is_proved()) else {
             return Ok(false);
         };
         let statement = match row.version.get() {

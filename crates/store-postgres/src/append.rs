@@ -148,6 +148,27 @@ pub(crate) fn looks(appends: &[Arc<Append>]) -> Vec<Look<'_>> {
         .collect()
 }
 
+impl Look<'_> {
+    /// Any event behind a position.
+    pub(crate) fn at_all(after: Position) -> Self {
+        Self {
+            append: 0,
+            number: 0,
+            after: after.get(),
+            names: None,
+            categories: None,
+            stream_categories: Vec::new(),
+            stream_keys: Vec::new(),
+            tags: None,
+        }
+    }
+
+    /// The append and the number of its condition that it is for.
+    pub(crate) fn condition(&self) -> (usize, usize) {
+        (self.append, self.number)
+    }
+}
+
 /// The items of a condition that anything stored can match.
 pub(crate) fn looks_of(
     append: usize,

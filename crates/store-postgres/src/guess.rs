@@ -1,19 +1,25 @@
 //! The fast way to store a batch: what it needs to know is taken for granted, decided on, and
 //! proved and stored by one call. A wrong guess stores nothing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use backstory_event::{
-    Append, Appended, Conflict, EventId, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
-    StreamId, StreamState, StreamVersion,
+    Append, Appended, Conflict, EventId, ExpectedVersion, Lifecycle, Position, RecordedEvent,
+    StoreErrorKind, StreamId, StreamState, StreamVersion,
 };
-use backstory_store_kit::{Decision, EventRow, Facts, Histogram, ValueChanges, decide};
+use backstory_store_kit::{
+    ConditionHit, Decision, EventRow, Facts, Histogram, ValueChanges, decide,
+};
 use chrono::Utc;
 use serde::Serialize;
 use sqlx::{Error, PgConnection, Row, postgres::types::PgInterval, types::Json};
 
 use crate::{
     append::{Look, Outcomes, bind_events, column, known, looks},
+    recent::Recent,
     sql::Statements,
 };
 
@@ -79,19 +85,28 @@ pub(crate) struct Guess {
     streams: HashMap<StreamId, StreamVersion>,
     proofs: Vec<Proof>,
     head: i64,
+    // Conditions that need no look, by append and number, if nothing stands behind this position.
+    known: HashSet<(usize, usize)>,
+    known_to: Position,
 }
 
 impl Guess {
     /// Decides a batch on what is likely; `None` when that is no use: lifecycle events depend on
-    /// more than versions.
-    pub(crate) fn of(appends: &[Arc<Append>], versions: &Versions, head: Position) -> Option<Self> {
+    /// more than versions. Conditions hold but for what is known of recent events.
+    pub(crate) fn of(
+        appends: &[Arc<Append>],
+        versions: &Versions,
+        head: Position,
+        recent: Option<&Recent>,
+    ) -> Option<Self> {
         let mut streams = HashMap::new();
         let mut proofs = Vec::new();
+        let (mut known_conditions, mut known_places) = (HashSet::new(), Vec::new());
         let mut facts = Facts {
             head,
             ..Facts::default()
         };
-        for append in appends {
+        for (index, append) in appends.iter().enumerate() {
             if append
                 .events()
                 .any(|event| Lifecycle::parse(&event.name).is_some())
@@ -113,8 +128,18 @@ impl Guess {
                 }
                 streams.insert(part.stream.clone(), version);
             }
-            for condition in &append.conditions {
+            for (number, condition) in append.conditions.iter().enumerate() {
                 let after = condition.after;
+                if let Some(mut events) = recent.and_then(|recent| recent.behind(after)) {
+                    let hit = events.find(|event| condition.fail_if.matches(event));
+                    let hit = hit.map(|event| ((index, number), hit_by(event)));
+                    facts.hits.extend(hit);
+                    if !after.event_id.is_nil() {
+                        known_places.push((after.position, after.event_id));
+                    }
+                    known_conditions.insert((index, number));
+                    continue;
+                }
                 facts.head = facts.head.max(after.position);
                 if after.event_id.is_nil() {
                     proofs.push(Proof::at(after.position, None));
@@ -125,6 +150,7 @@ impl Guess {
         }
         let ids = facts.proofs.iter();
         proofs.extend(ids.map(|(position, id)| Proof::at(*position, Some(*id))));
+        facts.proofs.extend(known_places);
         let head = facts.head.get();
         let decision = decide(appends.iter().map(Arc::as_ref), facts, Utc::now());
         Some(Self {
@@ -132,6 +158,8 @@ impl Guess {
             streams,
             proofs,
             head,
+            known: known_conditions,
+            known_to: recent.map_or(Position::START, Recent::end),
         })
     }
 
@@ -140,8 +168,9 @@ impl Guess {
         let [append] = appends else {
             return None;
         };
-        let plain =
-            append.parts.len() == 1 && append.conditions.is_empty() && append.companions.is_empty();
+        let plain = append.parts.len() == 1
+            && append.conditions.len() == self.known.len()
+            && append.companions.is_empty();
         match &*self.decision.events {
             [event] if plain => Some(event),
             _ => None,
@@ -155,9 +184,21 @@ impl Guess {
     }
 
     /// What there is to say of the batch once it is stored, so many positions behind its place.
-    pub(crate) fn stored(mut self, by: i64, versions: &mut Versions) -> (Outcomes, Position) {
+    pub(crate) fn stored(
+        mut self,
+        by: i64,
+        versions: &mut Versions,
+        recent: &mut Recent,
+    ) -> (Outcomes, Position) {
         versions.learn(&self.decision);
         let end = Position::new(self.end().get() + by);
+        match by {
+            0 => recent.follow(
+                Position::new(self.head),
+                std::mem::take(&mut self.decision.events),
+            ),
+            _ => recent.restart(end),
+        }
         let shift = Shift {
             from: Position::new(self.head),
             by,
@@ -179,6 +220,7 @@ impl Guess {
         appends: &[Arc<Append>],
         terms: Terms<'_>,
         versions: &mut Versions,
+        recent: &mut Recent,
     ) -> Result<Option<(Outcomes, Position)>, Error> {
         // Streams that begin are not asked for: if one is not new, its first version is taken.
         let mut checked = std::mem::take(&mut self.streams);
@@ -193,11 +235,16 @@ impl Guess {
             .zip(&self.decision.outcomes)
             .filter(|(_, outcome)| outcome.is_err())
             .flat_map(|(append, _)| append.events().map(|event| Refused { id: event.id }));
+        let mut looks = looks(appends);
+        if !self.known.is_empty() {
+            looks.retain(|look| !self.known.contains(&look.condition()));
+            looks.push(Look::at_all(self.known_to));
+        }
         let rest = Rest {
             values: value_rows(appends, &self.decision),
             refused: refused.collect(),
             proofs,
-            looks: looks(appends),
+            looks,
         };
 
         let call = sql.append.query().bind(terms.lock_timeout).bind(terms.wake);
@@ -217,7 +264,15 @@ impl Guess {
             return Ok(None);
         }
         let by = row.try_get::<i64, _>(1)? - self.head;
-        Ok(Some(self.stored(by, versions)))
+        Ok(Some(self.stored(by, versions, recent)))
+    }
+}
+
+fn hit_by(event: &RecordedEvent) -> ConditionHit {
+    ConditionHit {
+        position: event.position(),
+        name: event.name().to_owned(),
+        event_id: event.id(),
     }
 }
 

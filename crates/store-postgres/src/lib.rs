@@ -85,6 +85,7 @@ mod outage;
 mod pooler;
 mod projections;
 mod read;
+mod recent;
 mod replica;
 mod ring;
 mod schema;

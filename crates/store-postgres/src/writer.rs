@@ -21,6 +21,7 @@ use crate::{
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
     guess::{Guess, Terms, Versions},
     holder::lock_holder,
+    recent::Recent,
     schema::Schema,
     session::{Backend, Session, jitter},
     sql::Statements,
@@ -46,6 +47,7 @@ pub(crate) struct PostgresWriter {
     collided: bool,
     versions: Versions,
     alone: Alone,
+    recent: Recent,
     lock_wait: Arc<Histogram>,
     schema: Schema,
     inlines: Inlines<Inline>,
@@ -84,6 +86,7 @@ impl PostgresWriter {
             collided: false,
             versions: Versions::default(),
             alone: Alone::default(),
+            recent: Recent::new(),
             lock_wait: Arc::default(),
             schema,
             inlines,
@@ -97,6 +100,8 @@ impl PostgresWriter {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => {
+                // Another server may answer now, with another history.
+                self.recent.restart(Position::START);
                 tokio::time::sleep(jitter(Duration::from_millis(20))).await;
                 let opened = Session::open(&self.connect, &self.options).await?;
                 opened.for_batches(limit).await?
@@ -130,9 +135,16 @@ impl PostgresWriter {
     ) -> Result<(Outcomes, Position), Error> {
         let pooled = self.options.pooler.is_used();
         let mut locked = false;
+        let head = self.tail.head();
+        if !pooled && batch.iter().any(|append| !append.conditions.is_empty()) {
+            self.recent.want();
+        }
+        // Behind a pooler nobody knows when the server changes.
+        let is_known = !pooled && self.alone.is_proved() && self.recent.end() == head;
+        let recent = is_known.then_some(&self.recent);
         // What was sent before is probably stored: no use in guessing.
         if self.open.is_none()
-            && let Some(guess) = Guess::of(batch, &self.versions, self.tail.head())
+            && let Some(guess) = Guess::of(batch, &self.versions, head, recent)
         {
             let mut lock_timeout = self.lock_timeout();
             if pooled {
@@ -150,7 +162,7 @@ impl PostgresWriter {
                 let stored = self.alone.store(connection, &self.sql, event, wake);
                 if answered(ANSWER, stored).await? {
                     self.lock_wait.record(0);
-                    let (outcomes, end) = guess.stored(0, &mut self.versions);
+                    let (outcomes, end) = guess.stored(0, &mut self.versions, &mut self.recent);
                     self.alone.saw(&outcomes, end, true);
                     return Ok((outcomes, end));
                 }
@@ -161,7 +173,8 @@ impl PostgresWriter {
                 wake,
                 waited: &self.lock_wait,
             };
-            let call = guess.store(connection, &self.sql, batch, terms, &mut self.versions);
+            let (versions, recent) = (&mut self.versions, &mut self.recent);
+            let call = guess.store(connection, &self.sql, batch, terms, versions, recent);
             if let Some((outcomes, end)) = answered(lock_timeout + ANSWER, call).await? {
                 self.alone.saw(&outcomes, end, end == expected);
                 if pooled {
@@ -207,7 +220,7 @@ impl PostgresWriter {
         phase: &mut Phase,
     ) -> Result<(Outcomes, Position), Error> {
         let connection = &mut session.connection;
-        let (decision, before) =
+        let (mut decision, before) =
             answered(ANSWER, decide_batch(connection, &self.sql, batch)).await?;
         answered(ANSWER, store(connection, &self.sql, &decision)).await?;
         let last = decision.events.last().map(|row| row.recorded.position);
@@ -222,6 +235,12 @@ impl PostgresWriter {
         }
         answered(ANSWER, raw_sql("COMMIT").execute(&mut *connection)).await?;
         let end = last.unwrap_or(before);
+        match decision.erased.is_empty() {
+            true => self
+                .recent
+                .follow(before, std::mem::take(&mut decision.events)),
+            false => self.recent.restart(end),
+        }
         let outcomes = decision.outcomes;
         self.alone.saw(&outcomes, end, before == self.tail.head());
         Ok((outcomes, end))

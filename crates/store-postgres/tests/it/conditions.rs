@@ -29,7 +29,7 @@ fn tagged(tag: &str) -> EventFilter {
     FilterItem::new().tag(Tag::new(tag).unwrap()).into()
 }
 
-fn guarded(key: &str, tag: &str, after: Checkpoint) -> Append {
+pub(crate) fn guarded(key: &str, tag: &str, after: Checkpoint) -> Append {
     let mut event = event("seat.taken");
     event.tags = vec![Tag::new(tag).unwrap()];
     Append::to(stream("seat", key), ExpectedVersion::NoStream, [event])

@@ -30,6 +30,7 @@ mod plans;
 mod pooler;
 mod projections;
 mod rebuild;
+mod recent;
 mod replica;
 mod schema;
 mod tail;

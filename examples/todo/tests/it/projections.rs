@@ -110,6 +110,10 @@ async fn a_day_of_an_operator(place: &[&str]) {
 
     // Beside a server, the server does.
     let server = Server::start(place).await;
+    let mut page = server.listen_to("/api/events?projections").await;
+    for name in ["board", "search"] {
+        told(&mut page, name, |row| row["process"].is_string()).await;
+    }
     let said = ok(place, &["projections", "resume", "board"]).await;
     assert_eq!(said, "board goes on\n");
     for name in ["board", "search"] {

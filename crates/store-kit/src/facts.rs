@@ -6,8 +6,8 @@ use std::{
 };
 
 use backstory_event::{
-    Append, Appended, Companion, EventId, Payload, Position, Recorded, StoreErrorKind, StreamId,
-    StreamInfo, StreamState, StreamVersion, Tag,
+    Append, Appended, Companion, EventId, Payload, Position, Recorded, RecordedEvent,
+    StoreErrorKind, StreamId, StreamInfo, StreamState, StreamVersion, Tag,
 };
 use chrono::{DateTime, Utc};
 
@@ -114,6 +114,16 @@ pub struct ConditionHit {
     pub name: String,
     /// Its id.
     pub event_id: EventId,
+}
+
+impl From<&RecordedEvent> for ConditionHit {
+    fn from(event: &RecordedEvent) -> Self {
+        Self {
+            position: event.position(),
+            name: event.name().to_owned(),
+            event_id: event.id(),
+        }
+    }
 }
 
 /// What is stored, as far as a batch needs it, read under the store's lock.

@@ -187,15 +187,10 @@ impl Ledger {
             let news = self.decision.events.iter().skip(self.recorded.len());
             self.recorded
                 .extend(news.map(|row| RecordedEvent::new(row.recorded.clone())));
-            let event = self
-                .recorded
-                .iter()
-                .find(|event| event.position() > position && condition.fail_if.matches(event))?;
-            Some(ConditionHit {
-                position: event.position(),
-                name: event.name().to_owned(),
-                event_id: event.id(),
-            })
+            let mut behind = self.recorded.iter();
+            let hit = behind
+                .find(|event| event.position() > position && condition.fail_if.matches(event));
+            hit.map(ConditionHit::from)
         });
         match hit {
             None => Ok(()),

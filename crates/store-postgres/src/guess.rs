@@ -7,8 +7,8 @@ use std::{
 };
 
 use backstory_event::{
-    Append, Appended, Conflict, EventId, ExpectedVersion, Lifecycle, Position, RecordedEvent,
-    StoreErrorKind, StreamId, StreamState, StreamVersion,
+    Append, Appended, Conflict, EventId, ExpectedVersion, Lifecycle, Position, StoreErrorKind,
+    StreamId, StreamState, StreamVersion,
 };
 use backstory_store_kit::{
     ConditionHit, Decision, EventRow, Facts, Histogram, ValueChanges, decide,
@@ -132,7 +132,7 @@ impl Guess {
                 let after = condition.after;
                 if let Some(mut events) = recent.and_then(|recent| recent.behind(after)) {
                     let hit = events.find(|event| condition.fail_if.matches(event));
-                    let hit = hit.map(|event| ((index, number), hit_by(event)));
+                    let hit = hit.map(|event| ((index, number), ConditionHit::from(event)));
                     facts.hits.extend(hit);
                     if !after.event_id.is_nil() {
                         known_places.push((after.position, after.event_id));
@@ -185,31 +185,29 @@ impl Guess {
 
     /// What there is to say of the batch once it is stored, so many positions behind its place.
     pub(crate) fn stored(
-        mut self,
+        self,
         by: i64,
         versions: &mut Versions,
         recent: &mut Recent,
     ) -> (Outcomes, Position) {
         versions.learn(&self.decision);
         let end = Position::new(self.end().get() + by);
-        match by {
-            0 => recent.follow(
-                Position::new(self.head),
-                std::mem::take(&mut self.decision.events),
-            ),
-            _ => recent.restart(end),
-        }
-        let shift = Shift {
-            from: Position::new(self.head),
-            by,
-        };
-        let outcomes = &mut self.decision.outcomes;
-        if shift.by != 0 {
+        let from = Position::new(self.head);
+        let Decision {
+            mut outcomes,
+            events,
+            ..
+        } = self.decision;
+        if by == 0 {
+            recent.follow(from, events);
+        } else {
+            recent.restart(end);
+            let shift = Shift { from, by };
             outcomes
                 .iter_mut()
                 .for_each(|outcome| shift.outcome(outcome));
         }
-        (self.decision.outcomes, end)
+        (outcomes, end)
     }
 
     /// Stores the batch if the guess was right.
@@ -265,14 +263,6 @@ impl Guess {
         }
         let by = row.try_get::<i64, _>(1)? - self.head;
         Ok(Some(self.stored(by, versions, recent)))
-    }
-}
-
-fn hit_by(event: &RecordedEvent) -> ConditionHit {
-    ConditionHit {
-        position: event.position(),
-        name: event.name().to_owned(),
-        event_id: event.id(),
     }
 }
 

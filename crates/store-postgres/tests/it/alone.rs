@@ -1,16 +1,14 @@
 //! Single events while nobody else appends: a plain statement stores them.
 
-use std::time::Duration;
-
 use backstory_event::{
     Append, EventStore, ExpectedVersion, Lifecycle, StoreErrorKind, StreamId, StreamVersion,
 };
-use backstory_store_postgres::{PostgresOptions, PostgresStore};
+use backstory_store_postgres::PostgresStore;
 use backstory_test_postgres::TestDatabase;
 
 use crate::kit::{
-    CALLS, LOCK_WAITERS, assert_stored_once, count_calls, event, fresh, one, raw, run, stream,
-    until_count, within,
+    CALLS, LOCK_WAITERS, assert_stored_once, count_calls, deaf, event, fresh, one, raw, run,
+    stream, until_count, within,
 };
 
 /// So many appends prove that a process is alone.
@@ -50,11 +48,7 @@ async fn others_that_append_are_found_out_and_followed() {
     let database = TestDatabase::create().await;
     let mut direct = raw(database.url()).await;
     count_calls(&mut direct).await;
-    // It hears of others only from the log itself.
-    let deaf = PostgresOptions::default().with_poll(Duration::from_secs(600));
-    let store = PostgresStore::connect_with(database.url(), deaf)
-        .await
-        .unwrap();
+    let store = deaf(&database).await;
     let other = PostgresStore::connect(database.url()).await.unwrap();
     let mut receipts = Vec::new();
     for number in 0..60 {

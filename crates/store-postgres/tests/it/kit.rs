@@ -6,7 +6,7 @@ use backstory_event::{
     Append, Appended, EventFilter, EventQuery, EventStoreExt, ExpectedVersion, NewEvent, Payload,
     RecordedEvent, StreamId, TagChange,
 };
-use backstory_store_postgres::PostgresStore;
+use backstory_store_postgres::{PostgresOptions, PostgresStore};
 use backstory_test_postgres::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -16,6 +16,14 @@ pub(crate) async fn fresh() -> (TestDatabase, PostgresStore) {
     let database = TestDatabase::create().await;
     let store = PostgresStore::connect(database.url()).await.unwrap();
     (database, store)
+}
+
+/// A store that hears of what others append only from the log itself.
+pub(crate) async fn deaf(database: &TestDatabase) -> PostgresStore {
+    let options = PostgresOptions::default().with_poll(Duration::from_secs(600));
+    PostgresStore::connect_with(database.url(), options)
+        .await
+        .unwrap()
 }
 
 pub(crate) fn stream(category: &str, key: impl std::fmt::Display) -> StreamId {

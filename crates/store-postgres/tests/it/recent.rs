@@ -1,19 +1,18 @@
 //! Conditions that begin among the events that a process stored last need no look, and are decided
 //! as if there had been one.
 
-use std::time::Duration;
-
 use backstory_event::{
     Append, Appended, Checkpoint, Conflict, EventId, EventStore, ExpectedVersion, Lifecycle,
     Position, StoreError, StoreErrorKind,
 };
-use backstory_store_postgres::{PostgresOptions, PostgresStore};
+use backstory_store_postgres::PostgresStore;
 use backstory_test_postgres::TestDatabase;
 
 use crate::{
     conditions::guarded,
     kit::{
-        CALLS, assert_stored_once, count_calls, event, fresh, one, raw, run, stream, until_count,
+        CALLS, assert_stored_once, count_calls, deaf, event, fresh, one, raw, run, stream,
+        until_count,
     },
 };
 
@@ -98,11 +97,7 @@ async fn a_condition_is_hit_by_the_first_recent_event_that_it_excludes() {
 #[tokio::test]
 async fn conditions_see_what_others_append() {
     let database = TestDatabase::create().await;
-    // It hears of others only from the log itself.
-    let deaf = PostgresOptions::default().with_poll(Duration::from_secs(600));
-    let store = PostgresStore::connect_with(database.url(), deaf)
-        .await
-        .unwrap();
+    let store = deaf(&database).await;
     let other = PostgresStore::connect(database.url()).await.unwrap();
     for round in 0..5 {
         let tag = format!("seat:{round}");

@@ -63,7 +63,13 @@ impl Scan {
     /// # Errors
     /// `Diverged` when the event of `query.after` is not there any more.
     pub fn page(self, query: &EventQuery, rows: Vec<RecordedEvent>) -> Result<Page, StoreError> {
-        let at = |position: Position| rows.iter().find(|row| row.position() == position);
+        // What stands at an end is the first or the last row.
+        let ends = [rows.first(), rows.last()];
+        let at = |position: Position| {
+            ends.into_iter()
+                .flatten()
+                .find(|row| row.position() == position)
+        };
         let proof = query.after;
         // Backwards the proof comes last: on the final page, or cut off because more rows matched.
         let provable = match query.direction {

@@ -94,7 +94,7 @@ impl Default for PostgresOptions {
             retry: Duration::from_secs(5),
             poll: Duration::from_secs(1),
             readers: 8,
-            page: 1_000,
+            page: 4_000,
             window: 20_000,
             writer: WriterOptions::default(),
             connect_timeout: Duration::from_secs(5),
@@ -175,7 +175,7 @@ impl PostgresOptions {
         self
     }
 
-    /// How many events a page holds at most; 1,000 by default.
+    /// How many events a page holds at most; 4,000 by default.
     #[must_use]
     pub fn with_page(mut self, events: usize) -> Self {
         self.page = events.clamp(1, 100_000);

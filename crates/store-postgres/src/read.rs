@@ -26,7 +26,7 @@ use crate::{
     schema::Schema,
     session::{Lease, Pool, retry},
     sql::Statements,
-    statement::{Server, statement},
+    statement::{Server, whole},
 };
 
 /// What the events of a page may weigh together. Only one that is heavier is read nevertheless.
@@ -63,18 +63,23 @@ impl Reader {
     pub(crate) async fn page(&self, query: &EventQuery) -> Result<Page, StoreError> {
         let limit = self.limit();
         let begun = Instant::now();
-        let near = self.is_near(query);
-        let read = |near| retry(&self.pool, move || Box::pin(self.found(query, limit, near)));
-        let mut found = read(near).await.map_err(store_error)??;
-        if near && found.events.is_empty() {
+        let way = self.way(query, limit);
+        let read = |way| retry(&self.pool, move || Box::pin(self.found(query, limit, way)));
+        let mut found = read(way).await.map_err(store_error)??;
+        if way != Way::Whole && found.events.is_empty() {
             // It is beyond the end, and where that is has to be asked.
-            found = read(false).await.map_err(store_error)??;
+            found = read(Way::Whole).await.map_err(store_error)??;
         }
-        if let (true, true, Some(tail)) = (near, found.cut, &self.tail) {
+        if let (Way::Tail, true, Some(tail)) = (way, found.cut, &self.tail) {
             // The last row, which is the end, was not read.
             found.head = found.head.max(tail.head());
         }
-        let mut scan = Scan::plan(query, found.head, self.window, limit);
+        // A run reaches the end, or fills the page.
+        let window = match way {
+            Way::Run(_) => i64::MAX,
+            Way::Tail | Way::Whole => self.window,
+        };
+        let mut scan = Scan::plan(query, found.head, window, limit);
         let mut asked = query.clone();
         if found.cut {
             // What was found is all that this page has room for.
@@ -142,33 +147,57 @@ impl Reader {
             .min(self.page)
     }
 
-    /// True when so little lies behind the query that looking at all of it is the least work.
-    fn is_near(&self, query: &EventQuery) -> bool {
+    fn way(&self, query: &EventQuery, limit: usize) -> Way {
+        let forward = query.direction == Direction::Forward;
+        if !forward
+            || query.up_to.is_some()
+            || query.limit == Some(0)
+            || self.server == Server::Standby
+        {
+            return Way::Whole;
+        }
         let gap = |tail: &Tail| tail.head().get() - query.after.position.get();
-        self.window >= NEAR
-            && query.direction == Direction::Forward
-            && query.up_to.is_none()
-            && query.limit != Some(0)
-            && self.tail.as_ref().is_some_and(|tail| gap(tail) <= NEAR / 2)
+        if self.window >= NEAR && self.tail.as_ref().is_some_and(|tail| gap(tail) <= NEAR / 2) {
+            return Way::Tail;
+        }
+        // The event before, those of the page, and one that tells that there are more.
+        let rows = query.limit.unwrap_or(limit).min(limit) + 2;
+        match i64::try_from(rows) {
+            Ok(rows) if rows <= self.window && means_all(query) => Way::Run(rows),
+            _ => Way::Whole,
+        }
     }
 
     async fn found(
         &self,
         query: &EventQuery,
         limit: usize,
-        near: bool,
+        way: Way,
     ) -> Result<Result<Found, StoreError>, Error> {
-        let whole = || statement(&self.schema, query, self.window, limit, self.server);
-        let mut statement = (!near).then(whole);
         let read = async {
+            let after = query.after.position.get();
+            let mut statement;
             let mut lease = Lease::of(&self.pool).await?;
             let mut found = Found::default();
-            let rows = match &mut statement {
-                None => sqlx::query(self.sql.tail.text())
-                    .bind(query.after.position.get())
+            let rows = match way {
+                Way::Tail => self
+                    .sql
+                    .tail
+                    .query()
+                    .bind(after)
                     .bind(NEAR)
                     .fetch(&mut *lease),
-                Some(statement) => statement.build().fetch(&mut *lease),
+                Way::Run(rows) => self
+                    .sql
+                    .run
+                    .query()
+                    .bind(after)
+                    .bind(rows)
+                    .fetch(&mut *lease),
+                Way::Whole => {
+                    statement = whole(&self.schema, query, self.window, limit, self.server);
+                    statement.build().fetch(&mut *lease)
+                }
             };
             let result = found.take(rows, query).await;
             if found.cut || matches!(result, Ok(Err(_))) {
@@ -187,6 +216,27 @@ impl Reader {
         }
         Ok(found)
     }
+}
+
+/// True when nothing behind the beginning of the query is left out.
+fn means_all(query: &EventQuery) -> bool {
+    query.filter.is_all()
+        && query.from_version.is_none()
+        && query.to_version.is_none()
+        && query.since.is_none()
+        && query.until.is_none()
+}
+
+/// How a page is found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    /// So little lies behind the query that looking at all of it is the least work, whatever its
+    /// filter is.
+    Tail,
+    /// So many events one behind another, because the query means all of them.
+    Run(i64),
+    /// By a statement made for the query.
+    Whole,
 }
 
 /// What a statement has found.
@@ -210,7 +260,7 @@ impl Found {
     ) -> Result<Result<(), StoreError>, Error> {
         let mut decoder = Decoder::default();
         while let Some(row) = rows.try_next().await? {
-            self.head = Position::new(row.try_get(0)?);
+            self.head = Position::new(row.try_get_unchecked(0)?);
             match decoder.decode(&row) {
                 Ok(Some(event)) => {
                     self.bytes += weight(&event);

@@ -306,6 +306,10 @@ statements! {
     tail = concat!("SELECT e.position, ", event!(), " FROM {s}.event e WHERE e.position >= $1 \
         ORDER BY e.position LIMIT $2");
 
+    // The same anywhere in the log, with where it ends.
+    run = concat!("SELECT (SELECT max(h.position) FROM {s}.event h), ", event!(), " FROM {s}.event e \
+        WHERE e.position >= $1 ORDER BY e.position LIMIT $2");
+
     // The first events of streams, by number, and the end of the log, as number 0.
     load_many = concat!("SELECT q.n, f.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) \
           WITH ORDINALITY AS q(category, key, low, high, rows, n) \

@@ -30,7 +30,7 @@ impl Server {
 
 /// The statement of a page. It knows the head by itself, so that one round trip is enough; the
 /// bounds are those of [`Scan::plan`].
-pub(crate) fn statement(
+pub(crate) fn whole(
     schema: &Schema,
     query: &EventQuery,
     window: i64,

@@ -64,7 +64,7 @@ impl Statement {
 
     fn page(filter: impl Into<EventFilter>, after: i64) -> Self {
         let query = EventQuery::new(filter.into()).after(Checkpoint::at(Position::new(after)));
-        Self::bound(statement::statement(
+        Self::bound(statement::whole(
             &schema(),
             &query,
             20_000,

@@ -25,7 +25,7 @@ use crate::{
     ring::weight,
     schema::Schema,
     sql::Statements,
-    statement::{Server, statement},
+    statement::{Server, whole},
     writer::{ANSWER, PostgresWriter, answered},
 };
 
@@ -202,7 +202,7 @@ async fn read(
     query: &EventQuery,
 ) -> Result<Result<Page, StoreError>, Error> {
     let limit = query.limit.unwrap_or_default();
-    let mut sql = statement(schema, query, MISSING_POSITIONS, limit, Server::Primary);
+    let mut sql = whole(schema, query, MISSING_POSITIONS, limit, Server::Primary);
     let mut rows = sql.build().fetch(connection);
     let (mut head, mut bytes, mut events) = (Position::START, 0, Vec::new());
     let mut decoder = Decoder::default();

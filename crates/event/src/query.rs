@@ -407,7 +407,8 @@ pub struct StreamInfo {
 /// One page of streams.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamPage {
-    /// The streams.
+    /// The streams. They can be fewer than asked for, or none, and others follow all the same: a
+    /// store passes over only so many in other states at a time.
     pub streams: Vec<StreamInfo>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<StreamCursor>,

@@ -14,6 +14,10 @@ use crate::{
     session::{Lease, Pool},
 };
 
+/// How many streams one page looks at where it goes from stream to stream: it may have to pass over
+/// any number of deleted ones.
+const WALK: i32 = 10_000;
+
 pub(crate) async fn list(
     pool: &Pool,
     schema: &Schema,
@@ -36,11 +40,23 @@ pub(crate) async fn list(
     let mut lease = Lease::of(pool).await?;
     let rows = sql.build().fetch_all(&mut *lease).await;
     let rows = lease.done_with(rows).await?;
-    let mut streams = rows.iter().map(info).collect::<Result<Vec<_>, _>>()?;
-    let more = streams.len() > size;
+    let wanted = query.wanted_states();
+    let mut walked = None;
+    let mut streams = Vec::new();
+    for row in &rows {
+        let info = info(row)?;
+        if row.try_get("is_last")? {
+            walked = Some(StreamCursor::behind(info.stream.clone()));
+        }
+        if wanted.contains(&info.state) {
+            streams.push(info);
+        }
+    }
+    let next = match streams.get(size.saturating_sub(1)) {
+        Some(last) if streams.len() > size => Some(StreamCursor::behind(last.stream.clone())),
+        _ => walked,
+    };
     streams.truncate(size);
-    let last = streams.last().filter(|_| more);
-    let next = last.map(|info| StreamCursor::behind(info.stream.clone()));
     Ok(StreamPage { streams, next })
 }
 
@@ -71,7 +87,7 @@ pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Po
     };
     let mut sql = QueryBuilder::new(
         "SELECT s.category, s.key, l.version, coalesce(t.state, 'live'), coalesce(t.tags, '{}'), \
-           f.position, l.position FROM (",
+           f.position, l.position, s.is_last FROM (",
     );
     let order = if !query.tags.is_empty() {
         page.tagged(&mut sql)
@@ -89,7 +105,7 @@ pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Po
            WHERE e.category = s.category AND e.key = s.key ORDER BY e.version LIMIT 1) f \
          CROSS JOIN LATERAL (SELECT e.version, e.position FROM {s}.event e \
            WHERE e.category = s.category AND e.key = s.key ORDER BY e.version DESC LIMIT 1) l \
-         WHERE coalesce(t.state, 'live') = ANY (",
+         WHERE s.is_last OR coalesce(t.state, 'live') = ANY (",
     ));
     sql.push_bind(page.states).push(")").push(order);
     sql.push(" LIMIT ").push_bind(page.limit);
@@ -98,8 +114,8 @@ pub(crate) fn statement(schema: &Schema, query: &StreamQuery) -> QueryBuilder<Po
 
 const SORTED: &str = " ORDER BY s.category, s.key";
 
-/// Where the streams of a page come from: rows of category and key. Each answers in which order they
-/// are to be put.
+/// Where the streams of a page come from: rows of category, key, and whether the page ends with this
+/// one, whatever its state. Each answers in which order they are to be put.
 struct Page<'a> {
     schema: &'a Schema,
     query: &'a StreamQuery,
@@ -142,7 +158,7 @@ impl Page<'_> {
 
     /// Those with a tag are few: found by their index, then sorted.
     fn tagged(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
-        let found = "SELECT c.category, c.key FROM (SELECT t.category, t.key, t.state \
+        let found = "SELECT c.category, c.key, false AS is_last FROM (SELECT t.category, t.key, t.state \
             FROM {s}.stream_state t WHERE t.tags <> '{}' AND t.tags @> ";
         sql.push(self.schema.sql(found));
         sql.push_bind(column(&self.query.tags, |tag| tag.as_str().to_owned()));
@@ -162,7 +178,7 @@ impl Page<'_> {
     fn named(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
         match &self.query.category {
             Some(category) => {
-                sql.push("SELECT k.* FROM (SELECT ");
+                sql.push("SELECT k.*, false AS is_last FROM (SELECT ");
                 sql.push_bind(category.clone());
             }
             None => {
@@ -170,7 +186,7 @@ impl Page<'_> {
                     ORDER BY e.category, e.key LIMIT 1) UNION ALL SELECT n.category FROM c \
                     CROSS JOIN LATERAL (SELECT e.category FROM {s}.event e WHERE e.category > c.category \
                       ORDER BY e.category, e.key LIMIT 1) n) \
-                  SELECT k.* FROM c CROSS JOIN LATERAL (SELECT c.category";
+                  SELECT k.*, false AS is_last FROM c CROSS JOIN LATERAL (SELECT c.category";
                 sql.push(self.schema.sql(categories));
             }
         }
@@ -183,26 +199,29 @@ impl Page<'_> {
     /// From stream to stream by the index, however many events they have. They come in order and
     /// only as many as are asked for: sorting them would want all of them first.
     fn each(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
-        let next = "(SELECT e.category, e.key FROM {s}.event e WHERE ";
-        sql.push("WITH RECURSIVE r AS (");
-        sql.push(self.schema.sql(next));
+        let first =
+            "WITH RECURSIVE r AS ((SELECT e.category, e.key, 1 AS n FROM {s}.event e WHERE ";
+        sql.push(self.schema.sql(first));
         self.push_behind(sql, "e");
-        sql.push(
-            " ORDER BY e.category, e.key LIMIT 1) UNION ALL SELECT n.* FROM r CROSS JOIN LATERAL ",
-        );
-        sql.push(self.schema.sql(next));
+        sql.push(self.schema.sql(
+            " ORDER BY e.category, e.key LIMIT 1) UNION ALL SELECT n.*, r.n + 1 FROM r \
+             CROSS JOIN LATERAL (SELECT e.category, e.key FROM {s}.event e WHERE ",
+        ));
         sql.push(match &self.query.category {
             Some(_) => "e.category = r.category AND e.key > r.key",
             None => "(e.category, e.key) > (r.category, r.key)",
         });
-        sql.push(" ORDER BY e.category, e.key LIMIT 1) n) SELECT r.* FROM r");
+        sql.push(format_args!(
+            " ORDER BY e.category, e.key LIMIT 1) n WHERE r.n < {WALK}) \
+             SELECT r.category, r.key, r.n = {WALK} AS is_last FROM r"
+        ));
         ""
     }
 
     /// State by state, in the order of their index: with `state = …` another one would look as good.
     fn gone(&self, sql: &mut QueryBuilder<Postgres>) -> &'static str {
         let (category, key) = self.after();
-        sql.push("SELECT g.* FROM unnest(");
+        sql.push("SELECT g.*, false AS is_last FROM unnest(");
         sql.push_bind(self.states.clone());
         let look = ") AS q(state) CROSS JOIN LATERAL (SELECT t.category, t.key FROM {s}.stream_state t \
             WHERE t.state <> 'live' AND (t.state, t.category, t.key) > (q.state, ";

@@ -9,7 +9,7 @@ use crate::RepositoryError;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListPage<Id> {
-    /// Ids, and what is known of each without reading it.
+    /// Ids, and what is known of each without reading it. They can be none though others follow.
     pub items: Vec<(Id, StreamInfo)>,
     /// Where the next page begins; `None` after the last. Its text form is opaque.
     pub next: Option<StreamCursor>,

@@ -48,8 +48,14 @@ pub(crate) fn class(error: &Error) -> Class {
             _ => Class::Lasting,
         };
     };
+    class_of(code)
+}
+
+fn class_of(code: &str) -> Class {
     match (code, &code[..code.len().min(2)]) {
         ("53100", _) => Class::Lasting,
+        // The server has ended a transaction that was idle, or open, for too long: we were frozen.
+        ("25P03" | "25P04", _) => Class::Transient,
         (_, "08" | "40" | "53" | "55" | "57" | "58") => Class::Transient,
         (_, "22" | "23" | "54") => Class::Data,
         _ => Class::Lasting,
@@ -133,7 +139,7 @@ fn database_kind(error: &PgDatabaseError) -> StoreErrorKind {
         ("3F000" | "42P01" | "42883" | "42703", _) => StoreErrorKind::Schema {
             reason: format!("{reason}: apply the migrations"),
         },
-        (_, "08" | "40" | "53" | "55" | "57" | "58") => StoreErrorKind::Unavailable { reason },
+        _ if class_of(code) == Class::Transient => StoreErrorKind::Unavailable { reason },
         _ => StoreErrorKind::Database { reason },
     }
 }

@@ -1,6 +1,6 @@
 //! `append_in` and connections.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use backstory_event::{
     Append, EventFilter, EventQuery, EventStore, ExpectedVersion, StoreErrorKind,
@@ -55,6 +55,41 @@ async fn an_append_commits_with_the_rows_of_the_caller_or_not_at_all() {
     let accounts: i64 = scalar(&mut setup, "SELECT sum(n) FROM account").await;
     assert_eq!(accounts, 2);
     assert_eq!(log(&store).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_server_ended_may_be_tried_again() {
+    let (database, _) = fresh().await;
+    let mut admin = raw(database.url()).await;
+    let options = PostgresOptions::default().with_append_idle_timeout(Duration::from_millis(100));
+    let store = PostgresStore::connect_with(database.url(), options).await;
+    let store = store.unwrap();
+    let mut connection = raw(database.url()).await;
+    run(&mut connection, "BEGIN").await;
+    let pid: i32 = scalar(&mut connection, "SELECT pg_backend_pid()").await;
+    let lost = store.append_in(&mut connection, one(&stream("todo", 1)));
+    let lost = lost.await.unwrap();
+    // Frozen between two appends, or inside one: the next answer is that of the server's timeout.
+    let there = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    until_count(&mut admin, &there, 0).await;
+    let error = store
+        .append_in(&mut connection, one(&stream("todo", 2)))
+        .await
+        .unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let error = lost.committed(&store).await.unwrap_err();
+    assert!(
+        matches!(error.kind(), StoreErrorKind::NotStored { .. }),
+        "{error:?}"
+    );
+
+    let mut connection = raw(database.url()).await;
+    let mut transaction = connection.begin().await.unwrap();
+    let pending = store.append_in(&mut transaction, one(&stream("todo", 2)));
+    let pending = pending.await.unwrap();
+    transaction.commit().await.unwrap();
+    pending.committed(&store).await.unwrap();
+    assert_eq!(log(&store).await.len(), 1);
 }
 
 #[tokio::test]

@@ -63,12 +63,13 @@ impl Reader {
     pub(crate) async fn page(&self, query: &EventQuery) -> Result<Page, StoreError> {
         let limit = self.limit();
         let begun = Instant::now();
-        let way = self.way(query, limit);
+        let mut way = self.way(query, limit);
         let read = |way| retry(&self.pool, move || Box::pin(self.found(query, limit, way)));
         let mut found = read(way).await.map_err(store_error)??;
         if way != Way::Whole && found.events.is_empty() {
             // It is beyond the end, and where that is has to be asked.
-            found = read(Way::Whole).await.map_err(store_error)??;
+            way = Way::Whole;
+            found = read(way).await.map_err(store_error)??;
         }
         if let (Way::Tail, true, Some(tail)) = (way, found.cut, &self.tail) {
             // The last row, which is the end, was not read.

@@ -45,7 +45,7 @@ pub(crate) async fn list(
     let mut streams = Vec::new();
     for row in &rows {
         let info = info(row)?;
-        if row.try_get("is_last")? {
+        if row.try_get(7)? {
             walked = Some(StreamCursor::behind(info.stream.clone()));
         }
         if wanted.contains(&info.state) {

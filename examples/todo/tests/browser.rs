@@ -119,7 +119,7 @@ async fn two_tabs(client: Client, server: Server, folder: PathBuf, log: PathBuf)
     // A refusal is shown, and typing goes on.
     fill(&client, "new-task", "new-task-title", "   ").await;
     let error = wait_for(&client, "[data-testid=error]:not(:empty)").await;
-    assert!(text_of(&error).await.contains("1 to 200 characters"));
+    assert!(error.text().await.unwrap().contains("1 to 200 characters"));
 
     // The server dies; both pages notice. It comes back; both pages go on by themselves.
     server.kill().await;
@@ -217,7 +217,7 @@ async fn by_keyboard(client: Client, server: Server, log: PathBuf) {
     until(&client, "connection", "live").await;
     let count = async |state: &str| {
         let counter = wait_for(&client, &format!("[data-testid=counter-{state}]")).await;
-        text_of(&counter).await
+        counter.text().await.unwrap()
     };
     let all = (MANY / 4).to_string();
     eventually("all of it", async || {
@@ -239,12 +239,17 @@ async fn by_keyboard(client: Client, server: Server, log: PathBuf) {
         found.attr("data-state").await.unwrap().as_deref(),
         Some("done")
     );
-    assert!(text_of(&found).await.contains("number 1777"));
+    // It fades in: the driver takes what is transparent for empty.
+    eventually("the task that was found", async || {
+        let text = found.text().await.unwrap();
+        text.contains("number 1777").then_some(())
+    })
+    .await;
 
     // What is shown follows what happens; nothing is found in words.
     search.send_keys("xylo").await.unwrap();
     let nothing = wait_for(&client, "[data-testid=found-nothing]:not([hidden])").await;
-    assert_eq!(text_of(&nothing).await, "Nothing found");
+    assert_eq!(nothing.text().await.unwrap(), "Nothing found");
     let state = server.get("/api/state").await.json();
     let new = json!({ "list": state["lists"][0]["id"], "title": "buy a xylophone" });
     server.post("/api/tasks", new).await.id();
@@ -432,11 +437,6 @@ async fn fill(client: &Client, form: &str, field: &str, text: &str) {
 
 async fn until(client: &Client, hook: &str, state: &str) {
     wait_for(client, &format!("[data-testid={hook}][data-state={state}]")).await;
-}
-
-/// What it says, also while it fades in: the driver takes what is transparent for empty.
-async fn text_of(element: &Element) -> String {
-    element.prop("textContent").await.unwrap().unwrap()
 }
 
 /// Waits until there are so many elements.

@@ -11,10 +11,14 @@ use backstory_event::{Aggregate, Appended, Conflict, EventStore};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::{Command, CommandContext, CommandError, CommandErrorKind, Handle};
+use crate::{Command, CommandContext, CommandError, CommandErrorKind, Handle, streak::Streaks};
 
 /// Runs commands: loads the aggregate, lets it decide, stores the events; when another writer was
 /// first, decides again on the fresh state. Cheap to clone.
+///
+/// Commands of a type that has found nothing but new aggregates for a while are decided without a
+/// load, as those that say [`CREATES`](Command::CREATES) always are, until one is not new. What
+/// comes out is the same.
 ///
 /// ```
 /// # use backstory_command::{Command, CommandBus, CommandError, Handle};
@@ -36,6 +40,7 @@ pub struct CommandBus {
     repositories: Repositories,
     // For the others: made once, so that their commands take turns.
     common: Arc<RwLock<Repositories>>,
+    streaks: Streaks,
 }
 
 /// A `Repository<A>` under the `TypeId` of `A`.
@@ -55,6 +60,7 @@ impl CommandBus {
             options: RepositoryOptions::default(),
             repositories: HashMap::new(),
             common: Arc::default(),
+            streaks: Streaks::default(),
         }
     }
 
@@ -149,8 +155,11 @@ impl CommandBus {
             repository = repository.with_options(options);
         }
         let repository = repository.with_metadata(context.into_metadata(dispatch));
+        let streak = self.streaks.of::<C>();
+        let mut was_new = None;
         let decide = |loaded: &mut Loaded<C::Aggregate>| {
             *attempts += 1;
+            was_new = Some(loaded.is_new());
             if !expected.accepts(loaded.version()) {
                 return Err(Refusal::Unexpected(Conflict::Version {
                     stream: loaded.stream().clone(),
@@ -163,10 +172,13 @@ impl CommandBus {
             Ok(())
         };
         let id = command.aggregate_id();
-        let outcome = match C::CREATES {
+        let outcome = match C::CREATES || streak.is_long() {
             true => repository.update_new(id, decide).await,
             false => repository.update(id, decide).await,
         };
+        if let Some(is_new) = was_new {
+            streak.saw(is_new);
+        }
         match outcome {
             Ok(((), receipt)) => Ok(receipt),
             Err(UpdateError::Rejected(Refusal::Rejected(error))) => {

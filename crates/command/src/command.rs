@@ -48,7 +48,8 @@ pub trait Command: Send + Sync + 'static {
     type Aggregate: Aggregate;
     /// Whether the aggregate is probably not there yet: `false`. A command that creates is first decided
     /// by a new aggregate, without loading one, which saves a round trip; only when that does not
-    /// lead to stored events, the aggregate is loaded and decides. What comes out is the same.
+    /// lead to stored events, the aggregate is loaded and decides. What comes out is the same. A bus
+    /// finds out by itself which commands create, after some of them; this tells it beforehand.
     const CREATES: bool = false;
 
     /// The id of the aggregate that decides.

@@ -10,6 +10,7 @@ mod context;
 mod error;
 #[cfg(feature = "test-util")]
 mod given;
+mod streak;
 mod taken;
 
 pub use backstory_aggregate::{Aggregate, RepositoryOptions};

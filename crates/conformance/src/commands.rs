@@ -57,6 +57,7 @@ macro_rules! commands_suite {
             a_dispatch_is_traced
             a_command_that_creates_needs_no_load
             a_command_that_creates_is_decided_by_what_is_there
+            a_bus_learns_which_commands_create
             what_many_create_at_once_is_there_once
         ]);
     };
@@ -466,6 +467,31 @@ pub async fn a_command_that_creates_is_decided_by_what_is_there<F: Fixture>(fixt
     repository.erase(&ann).await.unwrap();
     let error = bus.dispatch(Open::new(ann, "bob")).await.unwrap_err();
     assert!(matches!(error.kind(), CommandErrorKind::Erased { .. }));
+}
+
+pub async fn a_bus_learns_which_commands_create<F: Fixture>(fixture: &F) {
+    let store = fixture.store();
+    let there = account(&store, &[5]).await;
+    let faulty = Faulty::new(store.clone(), []);
+    let bus = CommandBus::new(&faulty);
+    for _ in 0..32 {
+        bus.dispatch(Deposit::new(id(), 1)).await.unwrap();
+    }
+    faulty.hang_reads();
+    let new = Deposit::new(id(), 2);
+    within(bus.clone().dispatch(new.clone())).await.unwrap();
+    assert_eq!((new.decisions(), faulty.appends()), (1, 33));
+    faulty.answer_reads();
+
+    // What is there decides, and from then on it is loaded first.
+    let second = Deposit::new(there, 3);
+    bus.dispatch(second.clone()).await.unwrap();
+    assert_eq!(second.decisions(), 2);
+    let third = Deposit::new(there, -1);
+    let error = bus.dispatch(third.clone()).await.unwrap_err();
+    assert_eq!(error.rejection(), Some(&DepositError::NotPositive(-1)));
+    assert_eq!((third.decisions(), faulty.appends()), (1, 35));
+    assert_eq!(stored(&store, there).await.len(), 2);
 }
 
 pub async fn what_many_create_at_once_is_there_once<F: Fixture>(fixture: &F) {

@@ -74,6 +74,14 @@ pub struct PlaceNewOrder {
     pub number: u32,
 }
 
+/// One more line of an order that is there.
+#[derive(Debug, Clone, Command)]
+#[command(name = "order.extend", aggregate = Order)]
+pub struct ExtendOrder {
+    pub id: Uuid,
+    pub number: u32,
+}
+
 #[derive(Debug, PartialEq, thiserror::Error, Reject)]
 #[error("this order was placed before")]
 #[reject(code = "order.already_placed")]
@@ -86,6 +94,22 @@ impl Handle<PlaceOrder> for Order {
         match self.lines {
             0 => Ok(vec![placed(command.number)]),
             _ => Err(AlreadyPlaced),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, thiserror::Error, Reject)]
+#[error("there is no such order")]
+#[reject(code = "order.not_there")]
+pub struct NotThere;
+
+impl Handle<ExtendOrder> for Order {
+    type Error = NotThere;
+
+    fn handle(&self, command: &ExtendOrder) -> Result<Vec<OrderEvent>, NotThere> {
+        match self.lines {
+            0 => Err(NotThere),
+            _ => Ok(vec![placed(command.number)]),
         }
     }
 }

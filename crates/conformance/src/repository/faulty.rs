@@ -71,6 +71,11 @@ impl<S> Faulty<S> {
         self.0.reads_hang.store(true, Ordering::SeqCst);
     }
 
+    /// From now on reads are answered again. Those that hang go on hanging.
+    pub fn answer_reads(&self) {
+        self.0.reads_hang.store(false, Ordering::SeqCst);
+    }
+
     /// From now on snapshots are away.
     pub fn fail_snapshots(&self) {
         self.0.snapshots_fail.store(true, Ordering::SeqCst);

@@ -1,46 +1,80 @@
-//! Load, decide, append through the command bus, on new aggregates, beside the two round trips by
-//! hand: a SELECT of the stream's events and an INSERT of the row.
+//! Load, decide, append through the command bus, beside the two round trips by hand: a SELECT of the
+//! stream's events and an INSERT of the row. On new aggregates, where the bus learns that there is
+//! nothing to load or is told so, and on some that are there.
 
 use std::sync::{
     Arc,
     atomic::{AtomicI64, Ordering},
 };
 
-use backstory::{BoxError, CommandBus};
+use backstory::{
+    Append, BoxError, CommandBus, EventStore, ExpectedVersion, NewEvent, StreamId,
+    postgres::PostgresStore,
+};
+use futures::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::{
     bench::{Bench, Ground},
-    domain::{PlaceNewOrder, PlaceOrder, placed},
+    domain::{CATEGORY, ExtendOrder, PlaceNewOrder, PlaceOrder, placed},
     load::Caller,
     raw::numbers,
     report::{COMMANDS, Figure, Key, MILLIS, Sample, Series, Target},
 };
 
 const CASE: &str = "command";
+const CALLERS: [usize; 2] = [1, 32];
+
+/// How many orders are there before, for commands to such: a prime, so that callers who go on by any
+/// number of them meet all.
+const ORDERS: usize = 20_011;
 
 struct Dispatcher {
     commands: CommandBus,
     number: u32,
-    load: Load,
+    orders: Orders,
+    there: Arc<Vec<Uuid>>,
+    place: usize,
+    step: usize,
 }
 
-/// Whether the order is loaded before it decides.
+/// What the commands are for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Load {
-    First,
-    IfNeeded,
+enum Orders {
+    New,
+    /// The same, and the command says so.
+    Creates,
+    There,
+}
+
+impl Orders {
+    const ALL: [Self; 3] = [Self::New, Self::Creates, Self::There];
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Creates => "creates",
+            Self::There => "there",
+        }
+    }
 }
 
 impl Caller for Dispatcher {
     async fn call(&mut self) -> Result<u64, BoxError> {
         self.number = self.number.wrapping_add(1);
         let (id, number) = (Uuid::now_v7(), self.number);
-        match self.load {
-            Load::First => self.commands.dispatch(PlaceOrder { id, number }).await?,
-            Load::IfNeeded => {
+        match self.orders {
+            Orders::New => self.commands.dispatch(PlaceOrder { id, number }).await?,
+            Orders::Creates => {
                 let command = PlaceNewOrder { id, number };
+                self.commands.dispatch(command).await?
+            }
+            Orders::There => {
+                // Another one each time: nobody is in anybody's way.
+                self.place = (self.place + self.step) % self.there.len();
+                let id = self.there[self.place];
+                let command = ExtendOrder { id, number };
                 self.commands.dispatch(command).await?
             }
         };
@@ -48,36 +82,59 @@ impl Caller for Dispatcher {
     }
 }
 
-fn key(callers: usize, unit: &'static str) -> Key {
-    Key::new(CASE, unit).with("callers", callers)
+fn key(callers: usize, orders: Orders, unit: &'static str) -> Key {
+    let key = Key::new(CASE, unit).with("callers", callers);
+    match orders {
+        Orders::New => key,
+        _ => key.with("orders", orders.text()),
+    }
+}
+
+/// Orders of one line.
+async fn place(store: &PostgresStore) -> Result<Vec<Uuid>, BoxError> {
+    let ids: Vec<_> = (0..ORDERS).map(|_| Uuid::now_v7()).collect();
+    for some in ids.chunks(500) {
+        try_join_all(some.iter().map(async |id| {
+            let stream = StreamId::new(CATEGORY, id)?;
+            let line = NewEvent::of(&placed(0))?;
+            let append = Append::to(stream, ExpectedVersion::NoStream, [line]);
+            Ok::<_, BoxError>(store.append(append).await?)
+        }))
+        .await?;
+    }
+    Ok(ids)
 }
 
 pub async fn ours(bench: &Bench, ground: Ground) -> Result<Vec<Sample>, BoxError> {
     let mut all = Vec::new();
-    let cases = [1, 32].map(|callers| [(callers, Load::First), (callers, Load::IfNeeded)]);
-    for (callers, load) in cases.into_iter().flatten() {
+    let cases = CALLERS.map(|callers| Orders::ALL.map(|orders| (callers, orders)));
+    for (callers, orders) in cases.into_iter().flatten() {
         let database = bench.enter(ground).await?;
         let store = bench.store(&database).await?;
+        let there = match orders {
+            Orders::There => Arc::new(place(&store).await?),
+            _ => Arc::default(),
+        };
         let commands = CommandBus::new(&store);
-        let dispatcher = || Dispatcher {
+        let dispatcher = |place| Dispatcher {
             commands: commands.clone(),
             number: 0,
-            load,
+            orders,
+            there: there.clone(),
+            place,
+            step: callers,
         };
-        let run = bench
-            .drive((0..callers).map(|_| dispatcher()).collect())
-            .await?;
+        let run = bench.drive((0..callers).map(dispatcher).collect()).await?;
         store.close().await;
         bench.leave(ground, database).await?;
-        bench.say_cpu(&format!("ours: {callers} callers, {load:?}"), &run);
-        if load == Load::IfNeeded {
-            all.push((key(callers, COMMANDS).with("load", "if needed"), run.rate()));
-            continue;
-        }
-        all.push((key(callers, COMMANDS), run.rate()));
+        bench.say_cpu(
+            &format!("ours: {callers} callers, {} orders", orders.text()),
+            &run,
+        );
+        all.push((key(callers, orders, COMMANDS), run.rate()));
         for (stat, percent) in [("p50", 50.0), ("p99", 99.0)] {
             all.push((
-                key(callers, MILLIS).with("stat", stat),
+                key(callers, orders, MILLIS).with("stat", stat),
                 run.percentile(percent),
             ));
         }
@@ -153,10 +210,10 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
             &format!("raw: two round trips, {connections} connections"),
             &run,
         );
-        all.push((key(connections, COMMANDS), run.rate()));
+        all.push((key(connections, Orders::New, COMMANDS), run.rate()));
         for (stat, percent) in [("p50", 50.0), ("p99", 99.0)] {
             all.push((
-                key(connections, MILLIS).with("stat", stat),
+                key(connections, Orders::New, MILLIS).with("stat", stat),
                 run.percentile(percent),
             ));
         }
@@ -165,18 +222,33 @@ pub async fn raw(bench: &Bench) -> Result<Vec<Sample>, BoxError> {
 }
 
 pub fn figures(ours: &Series, raw: &Series) -> Vec<Figure> {
-    let figure = |(key, value): (&Key, f64)| match (key.number("callers"), key.unit) {
-        // Raw has two round trips there, too.
-        (callers, COMMANDS) if key.label("load").is_some() => {
-            let best = raw.best(COMMANDS, |raw| callers > 1 || raw.number("callers") == 1);
-            Figure::new(key, value, best)
+    // Raw looks for events of a new order and finds none, whatever ours is for.
+    let one = |unit, stat: &str| {
+        raw.best(unit, |raw| {
+            raw.number("callers") == 1 && raw.text("stat") == stat
+        })
+    };
+    let figure = |(key, value): (&Key, f64)| {
+        let is_new = key.label("orders").is_none();
+        match (key.number("callers"), key.unit) {
+            (1, COMMANDS) => {
+                let figure = Figure::new(key, value, one(COMMANDS, ""));
+                match is_new {
+                    true => figure.target(Target::RatioAtLeast(1.0)),
+                    false => figure,
+                }
+            }
+            (_, COMMANDS) => {
+                let figure = Figure::new(key, value, raw.best(COMMANDS, |_| true));
+                match is_new {
+                    true => figure.target(Target::AtLeast(20_000.0)),
+                    false => figure,
+                }
+            }
+            (1, unit) => Figure::new(key, value, one(unit, key.text("stat"))),
+            _ if is_new => Figure::new(key, value, raw.median(key)),
+            _ => Figure::new(key, value, None),
         }
-        (1, COMMANDS) => Figure::new(key, value, raw.median(key)).target(Target::RatioAtLeast(1.0)),
-        (_, COMMANDS) => {
-            let best = raw.best(COMMANDS, |_| true);
-            Figure::new(key, value, best).target(Target::AtLeast(20_000.0))
-        }
-        _ => Figure::new(key, value, raw.median(key)),
     };
     ours.medians().map(figure).collect()
 }

@@ -25,7 +25,7 @@ use crate::{
     ring::weight,
     schema::Schema,
     session::{Lease, Pool, retry},
-    sql::Statements,
+    sql::{NEAR, Statements},
     statement::{Server, whole},
 };
 
@@ -33,8 +33,6 @@ use crate::{
 pub(crate) const PAGE_BYTES: usize = 8 << 20;
 /// How many events a page is planned for at least.
 const FEWEST: usize = 16;
-/// Near the end of the log so many positions are looked at, whatever the filter is.
-const NEAR: i64 = 128;
 
 /// Reads pages.
 #[derive(Debug, Clone)]
@@ -181,13 +179,7 @@ impl Reader {
             let mut lease = Lease::of(&self.pool).await?;
             let mut found = Found::default();
             let rows = match way {
-                Way::Tail => self
-                    .sql
-                    .tail
-                    .query()
-                    .bind(after)
-                    .bind(NEAR)
-                    .fetch(&mut *lease),
+                Way::Tail => self.sql.tail.query().bind(after).fetch(&mut *lease),
                 Way::Run(rows) => self
                     .sql
                     .run

@@ -1,5 +1,9 @@
 //! All fixed statements. Their plans do not depend on statistics: each look-up is a LATERAL with
 //! LIMIT, which no planner turns into a scan of the table.
+//!
+//! Those that are asked all day outside of transactions hide from the planner what would make a plan
+//! for the values of one call look cheaper than one for all: or the server plans them again each
+//! time, which takes as long as running them. A list is a `(SELECT $1)`, a small limit a number.
 
 use std::sync::Arc;
 
@@ -58,6 +62,14 @@ macro_rules! settings {
            WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
     };
 }
+
+/// Near the end of the log so many positions are looked at, whatever a filter is.
+macro_rules! near {
+    () => {
+        128
+    };
+}
+pub(crate) const NEAR: i64 = near!();
 
 /// The columns of an event `e`, as a reader decodes them behind a first one.
 macro_rules! event {
@@ -176,10 +188,10 @@ statements! {
     // events at the proofs, and where each condition is hit first.
     ahead = "SELECT coalesce(h.position, 0), h.id, \
         (SELECT json_agg(json_build_array(t.position, t.id)) \
-          FROM unnest($1::bigint[]) AS q(position) \
+          FROM unnest((SELECT $1::bigint[])) AS q(position) \
           CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.position = q.position LIMIT 1) t), \
         (SELECT json_agg(json_build_array(q.append, t.hit_position)) \
-          FROM jsonb_to_recordset($2::jsonb) AS q(append int, after bigint, names text[], \
+          FROM jsonb_to_recordset((SELECT $2::jsonb)) AS q(append int, after bigint, names text[], \
             categories text[], stream_categories text[], stream_keys text[], tags text[]) \
           CROSS JOIN LATERAL (SELECT * FROM {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
               q.stream_categories, q.stream_keys, q.tags) WHERE q.tags IS NULL \
@@ -304,14 +316,15 @@ statements! {
     // All that lies behind a position near the end of the log, and the event there. The last row is
     // the end, unless there are more.
     tail = concat!("SELECT e.position, ", event!(), " FROM {s}.event e WHERE e.position >= $1 \
-        ORDER BY e.position LIMIT $2");
+        ORDER BY e.position LIMIT ", near!());
 
     // The same anywhere in the log, with where it ends.
     run = concat!("SELECT (SELECT max(h.position) FROM {s}.event h), ", event!(), " FROM {s}.event e \
         WHERE e.position >= $1 ORDER BY e.position LIMIT $2");
 
     // The first events of streams, by number, and the end of the log, as number 0.
-    load_many = concat!("SELECT q.n, f.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+    load_many = concat!("SELECT q.n, f.* FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), \
+            (SELECT $3::bigint[]), (SELECT $4::bigint[]), (SELECT $5::bigint[])) \
           WITH ORDINALITY AS q(category, key, low, high, rows, n) \
         CROSS JOIN LATERAL (SELECT ", event!(), " FROM {s}.event e \
           WHERE e.category = q.category AND e.key = q.key AND e.version >= q.low AND e.version <= q.high \
@@ -491,7 +504,7 @@ statements! {
         ORDER BY e.generation, e.field, e.value, e.key ON CONFLICT DO NOTHING";
 
     get_documents = "SELECT q.n, d.body::text \
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(collection, key, n) \
+        FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS q(collection, key, n) \
         CROSS JOIN LATERAL (SELECT t.generation FROM {s}.collection t WHERE t.name = q.collection LIMIT 1) c \
         CROSS JOIN LATERAL (SELECT t.body FROM {s}.document t \
           WHERE t.generation = c.generation AND t.key = q.key LIMIT 1) d";

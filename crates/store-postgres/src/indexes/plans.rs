@@ -12,6 +12,8 @@ use sqlx::{
     postgres::PgArguments, raw_sql,
 };
 
+mod once;
+
 use super::OptionalIndex;
 use crate::{schema::Schema, sql::Statements, statement, streams};
 

@@ -8,7 +8,7 @@ use backstory_projection::{
     CommitError, DocumentKey, DocumentList, DocumentRow, DocumentStore, DocumentWrite, Documents,
     Enlisted, InlineProjection, Progress, Step, Target, Turn, owner,
 };
-use sqlx::{AssertSqlSafe, Error, PgConnection, QueryBuilder, Row, postgres::PgRow, raw_sql};
+use sqlx::{Error, PgConnection, QueryBuilder, Row, postgres::PgRow};
 
 use crate::{
     PostgresStore,
@@ -160,10 +160,7 @@ impl PostgresStore {
     ) -> Result<Result<(), CommitError>, Error> {
         let sql = self.sql();
         let idle = self.options().projection_idle_timeout;
-        let mut work = Work::begin(self.pool(), idle).await?;
-        raw_sql(AssertSqlSafe(sql.settle.as_str()))
-            .execute(work.connection())
-            .await?;
+        let mut work = Work::begin_own(self.pool(), idle, sql).await?;
         if !work.step(sql, step).await? {
             return Ok(Err(fenced(&step.from)));
         }

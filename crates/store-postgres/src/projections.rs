@@ -31,12 +31,24 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// `idle` is after how long the server ends a client that does nothing in it.
+    /// For statements of the user: they are planned as in any session. `idle` is after how long the
+    /// server ends a client that does nothing in it.
     pub(crate) async fn begin(pool: &Pool, idle: Duration) -> Result<Self, Error> {
-        // The planner's settings are those of the database again: the statements may be the user's.
+        Self::begin_with(pool, idle, "SET LOCAL enable_seqscan TO DEFAULT").await
+    }
+
+    /// For statements of our own.
+    pub(crate) async fn begin_own(
+        pool: &Pool,
+        idle: Duration,
+        sql: &Statements,
+    ) -> Result<Self, Error> {
+        Self::begin_with(pool, idle, sql.settle.as_str()).await
+    }
+
+    async fn begin_with(pool: &Pool, idle: Duration, settings: &str) -> Result<Self, Error> {
         let begin = format!(
-            "SET TRANSACTION READ WRITE; SET LOCAL enable_seqscan TO DEFAULT; \
-             SET LOCAL idle_in_transaction_session_timeout = {}",
+            "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = {}; {settings}",
             idle.as_millis()
         );
         let lease = retry(pool, || Box::pin(Lease::begin(pool, &begin))).await?;

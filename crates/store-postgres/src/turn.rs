@@ -2,7 +2,7 @@
 //! progress and its letters, in one transaction.
 
 use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnKind, TurnRefusal, owner};
-use sqlx::{AssertSqlSafe, Error, PgConnection, Row, raw_sql};
+use sqlx::{Error, PgConnection, Row};
 
 use crate::{
     PostgresStore,
@@ -139,11 +139,7 @@ impl PostgresStore {
 
     async fn work(&self) -> Result<Work, Error> {
         let idle = self.options().projection_idle_timeout;
-        let mut work = Work::begin(self.pool(), idle).await?;
-        raw_sql(AssertSqlSafe(self.sql().settle.as_str()))
-            .execute(work.connection())
-            .await?;
-        Ok(work)
+        Work::begin_own(self.pool(), idle, self.sql()).await
     }
 }
 

@@ -308,22 +308,29 @@ BEGIN
         after_, names_, categories_, stream_categories_, stream_keys_, tags_);
       RETURN;
     ELSIF categories_ = '{}' THEN
+      -- A stream whose newest event is not behind the position is not gone through. `+ 0`: the index of positions is no way
+      -- to the others.
       RETURN QUERY SELECT f.position, f.name, f.id
-        FROM unnest(stream_categories_, stream_keys_) AS q(category, key)
+        FROM unnest((SELECT stream_categories_), (SELECT stream_keys_)) AS q(category, key)
+        CROSS JOIN LATERAL (
+          SELECT e.position FROM {s}.event e
+          WHERE e.category = q.category AND e.key = q.key ORDER BY e.version DESC LIMIT 1) l
         CROSS JOIN LATERAL (
           SELECT e.position, e.name, e.id FROM {s}.event e
-          WHERE e.category = q.category AND e.key = q.key AND e.position > after_
+          WHERE l.position > after_ AND e.category = q.category AND e.key = q.key AND e.position + 0 > after_
             AND (names_ IS NULL OR e.name = ANY (names_))
           ORDER BY e.version LIMIT 1) f
         ORDER BY f.position LIMIT 1;
       RETURN;
     ELSIF categories_ IS NULL AND names_ IS NOT NULL THEN
+      -- The next row of the index, whatever its name is: asked for the name alone, the planner may go along the positions.
       RETURN QUERY SELECT f.position, f.name, f.id
-        FROM unnest(names_) AS q(name)
+        FROM unnest((SELECT names_)) AS q(name)
         CROSS JOIN LATERAL (
           SELECT e.position, e.name, e.id FROM {s}.event e
-          WHERE e.name = q.name AND e.position > after_
+          WHERE (e.name, e.position) > (q.name, after_)
           ORDER BY e.name, e.position LIMIT 1) f
+        WHERE f.name = q.name
         ORDER BY f.position LIMIT 1;
       RETURN;
     END IF;
@@ -390,9 +397,10 @@ BEGIN
       SELECT least(min(f.position) - 1, end_) INTO far
         FROM unnest(item.names) AS q(name)
         CROSS JOIN LATERAL (
-          SELECT e.position FROM {s}.event e
-          WHERE e.name = q.name AND e.position > after_
-          ORDER BY e.name, e.position LIMIT 1) f;
+          SELECT e.position, e.name FROM {s}.event e
+          WHERE (e.name, e.position) > (q.name, after_)
+          ORDER BY e.name, e.position LIMIT 1) f
+        WHERE f.name = q.name;
     END IF;
     IF item.tags IS NOT NULL AND far < end_ THEN
       far := {s}.tag_reach_v1(far, end_, item.names, item.tags);

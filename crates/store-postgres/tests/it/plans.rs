@@ -285,6 +285,53 @@ async fn lists_of_live_streams_pass_over_many_deleted_ones_in_short_steps() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_never_happened_is_found_out_by_few_rows() {
+    let (database, store) = fresh().await;
+    store.close().await;
+    let mut admin = raw(database.url()).await;
+    // All of one name, so that the planner takes the next event for a match; half of them of one stream.
+    run(
+        &mut admin,
+        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
+         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
+           metadata, tags, recorded_at) \
+         SELECT n, 'todo', CASE WHEN n <= 20000 THEN '7' ELSE n::text END, CASE WHEN n <= 20000 THEN n ELSE 1 END, \
+           gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() FROM generate_series(1, 40000) AS n",
+    )
+    .await;
+    let never: EventFilter = FilterItem::new().name("todo.never").into();
+    let conditions = [
+        (never.clone(), 5),
+        (EventFilter::stream(stream("todo", 7)), 30_000),
+    ];
+    for analyzed in [false, true] {
+        if analyzed {
+            run(&mut admin, "ANALYZE backstory.event").await;
+        }
+        for (number, (fail_if, after)) in conditions.iter().enumerate() {
+            let condition =
+                AppendCondition::new(fail_if.clone(), Checkpoint::at(Position::new(*after)));
+            let name = stream(if analyzed { "late" } else { "early" }, number);
+            let append = Append::to(name, ExpectedVersion::NoStream, [event("list.opened")]);
+            let append = async |store: &PostgresStore| {
+                store.append(append.fail_if(condition)).await.unwrap();
+            };
+            let rows = rows_touched(&database, &mut admin, append).await;
+            assert!(
+                rows < 200,
+                "{rows} rows for {fail_if:?}, analyzed: {analyzed}"
+            );
+        }
+        let query = EventQuery::new(never.clone());
+        let rows = rows_read(&database, &mut admin, &query, 0).await;
+        assert!(
+            rows < 200,
+            "{rows} rows for {query:?}, analyzed: {analyzed}"
+        );
+    }
+}
+
 /// How many rows of events the server looks at for a query, with pages of 500.
 async fn rows_read(
     database: &TestDatabase,
@@ -292,13 +339,25 @@ async fn rows_read(
     query: &EventQuery,
     expected: usize,
 ) -> i64 {
+    let read = async |reader: &PostgresStore| {
+        assert_eq!(reader.collect(query.clone()).await.unwrap().len(), expected);
+    };
+    rows_touched(database, admin, read).await
+}
+
+/// How many rows of events the server looks at for what a store does.
+async fn rows_touched(
+    database: &TestDatabase,
+    admin: &mut PgConnection,
+    work: impl AsyncFnOnce(&PostgresStore),
+) -> i64 {
     run(admin, "SELECT pg_stat_reset()").await;
     let options = PostgresOptions::default().with_page(500);
-    let reader = PostgresStore::connect_with(database.url(), options)
+    let store = PostgresStore::connect_with(database.url(), options)
         .await
         .unwrap();
-    assert_eq!(reader.collect(query.clone()).await.unwrap().len(), expected);
-    reader.close().await;
+    work(&store).await;
+    store.close().await;
     crate::kit::until_count(
         admin,
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \

@@ -10,16 +10,15 @@ const CALLS: i64 = 8;
 
 fn asked() -> Vec<(&'static str, Statement)> {
     macro_rules! with {
-        ($($value:expr),*) => {{
-            #[allow(unused_mut)]
+        ($($value:expr),+) => {{
             let mut arguments = PgArguments::default();
-            $(arguments.add($value).unwrap();)*
+            $(arguments.add($value).unwrap();)+
             arguments
         }};
     }
     let sql = Statements::new(&schema(), true);
     let (todo, key) = (vec!["todo"], vec!["7"]);
-    // The last third of the log, where most of the values of the table lie before those of a call.
+    // Near the end of the log a plan for the values of a call looks cheapest.
     let end = 99_990_i64;
     let looks = serde_json::json!([{
         "append": 0, "number": 0, "after": end, "names": null, "categories": null,
@@ -27,7 +26,7 @@ fn asked() -> Vec<(&'static str, Statement)> {
     }]);
     let all = [
         ("tail", &sql.tail, with![end]),
-        ("head", &sql.head, with![]),
+        ("head", &sql.head, PgArguments::default()),
         (
             "load",
             &sql.load,

@@ -182,8 +182,9 @@ BEGIN
       AND ROW(NEW.position, NEW.category, NEW.key, NEW.version, NEW.id, NEW.name, NEW.schema_version, NEW.recorded_at)
         = ROW(OLD.position, OLD.category, OLD.key, OLD.version, OLD.id, OLD.name, OLD.schema_version, OLD.recorded_at)
       AND OLD.version < (
+        -- `|| ''`: see `erase_v1`.
         SELECT e.version FROM {s}.event e
-        WHERE e.category = OLD.category AND e.key = OLD.key AND e.name = 'backstory.erased'
+        WHERE e.category = OLD.category AND e.key = OLD.key AND e.name || '' = 'backstory.erased'
         ORDER BY e.version DESC LIMIT 1)
     THEN
       RETURN NEW;
@@ -234,8 +235,9 @@ BEGIN
   FOR i IN 1 .. cardinality(categories_) LOOP
     category_ := categories_[i];
     key_ := keys_[i];
+    -- By the stream: `|| ''` keeps the planner from all erasures that there were, which it may take for few.
     SELECT e.position, e.recorded_at INTO tomb FROM {s}.event e
-      WHERE e.category = category_ AND e.key = key_ AND e.name = 'backstory.erased'
+      WHERE e.category = category_ AND e.key = key_ AND e.name || '' = 'backstory.erased'
       ORDER BY e.version DESC LIMIT 1;
     IF NOT FOUND THEN
       RAISE EXCEPTION 'the stream has no event backstory.erased' USING ERRCODE = 'restrict_violation';

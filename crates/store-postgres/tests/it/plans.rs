@@ -3,7 +3,7 @@
 use backstory_aggregate::{LookupFilter, LookupQuery, LookupStore, SnapshotStore};
 use backstory_event::{
     Append, AppendCondition, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt,
-    ExpectedVersion, FilterItem, Payload, Position, StreamQuery, Tag,
+    ExpectedVersion, FilterItem, Lifecycle, NewEvent, Payload, Position, StreamQuery, Tag,
 };
 use backstory_projection::{
     Checkpoints, DocumentKey, DocumentList, DocumentStore, DocumentWrite, Step, Target,
@@ -330,6 +330,37 @@ async fn what_never_happened_is_found_out_by_few_rows() {
             "{rows} rows for {query:?}, analyzed: {analyzed}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_does_not_go_through_those_before() {
+    let (database, store) = fresh().await;
+    store.close().await;
+    let mut admin = raw(database.url()).await;
+    // The server has learned of other events only, and then many streams were erased.
+    run(
+        &mut admin,
+        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
+         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
+           metadata, tags, recorded_at) \
+         SELECT n, 'todo', (n / 50)::text, 1 + n % 50, gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() \
+           FROM generate_series(50, 20049) AS n; \
+         ANALYZE backstory.event; \
+         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
+           metadata, tags, recorded_at) \
+         SELECT 20048 + n, 'todo', n::text, 51, gen_random_uuid(), 'backstory.erased', 1, '{}', '{}', '{}', now() \
+           FROM generate_series(2, 400) AS n",
+    )
+    .await;
+    let erase = async |store: &PostgresStore| {
+        let erased = NewEvent::raw(Lifecycle::Erased.name(), Payload::empty());
+        let append = Append::to(stream("todo", 1), ExpectedVersion::Any, [erased]);
+        store.append(append).await.unwrap();
+    };
+    let rows = rows_touched(&database, &mut admin, erase).await;
+    assert!(rows < 400, "{rows} rows");
+    let left = "SELECT count(*) FROM backstory.event WHERE key = '1' AND erased_at IS NULL";
+    assert_eq!(scalar::<i64>(&mut admin, left).await, 1);
 }
 
 /// How many rows of events the server looks at for a query, with pages of 500.

@@ -1,5 +1,7 @@
 //! No statement scans a table, whatever the server knows about it.
 
+use std::ops::RangeInclusive;
+
 use backstory_aggregate::{LookupFilter, LookupQuery, LookupStore, SnapshotStore};
 use backstory_event::{
     Append, AppendCondition, Checkpoint, EventFilter, EventQuery, EventStore, EventStoreExt,
@@ -190,13 +192,11 @@ async fn a_stream_is_read_by_its_index() {
     let (database, store) = fresh().await;
     store.close().await;
     let mut admin = raw(database.url()).await;
-    run(
+    fill(
         &mut admin,
-        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
-         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
-           metadata, tags, recorded_at) \
-         SELECT n, 'todo', (n % 2000)::text, 1 + (n - 1) / 2000, gen_random_uuid(), 'todo.added', 1, '{}', '{}', \
-           '{}', now() FROM generate_series(1, 40000) AS n",
+        "n, (n % 2000)::text, 1 + (n - 1) / 2000",
+        "todo.added",
+        1..=40_000,
     )
     .await;
     for analyzed in [false, true] {
@@ -229,15 +229,7 @@ async fn pages_of_a_long_stream_go_on_where_they_ended() {
     let (database, store) = fresh().await;
     store.close().await;
     let mut admin = raw(database.url()).await;
-    run(
-        &mut admin,
-        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
-         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
-           metadata, tags, recorded_at) \
-         SELECT n, 'todo', '7', n, gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() \
-           FROM generate_series(1, 10000) AS n",
-    )
-    .await;
+    fill(&mut admin, "n, '7', n", "todo.added", 1..=10_000).await;
     for analyzed in [false, true] {
         if analyzed {
             run(&mut admin, "ANALYZE backstory.event").await;
@@ -257,13 +249,16 @@ async fn pages_of_a_long_stream_go_on_where_they_ended() {
 async fn lists_of_live_streams_pass_over_many_deleted_ones_in_short_steps() {
     let (database, store) = fresh().await;
     let mut admin = raw(database.url()).await;
+    fill(
+        &mut admin,
+        "n, to_char(n, 'FM00000'), 1",
+        "todo.added",
+        1..=25_001,
+    )
+    .await;
     run(
         &mut admin,
-        "INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
-           metadata, tags, recorded_at) \
-         SELECT n, 'todo', to_char(n, 'FM00000'), 1, gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() \
-           FROM generate_series(1, 25001) AS n; \
-         INSERT INTO backstory.stream_state SELECT 'todo', to_char(n, 'FM00000'), 'deleted', '{}' \
+        "INSERT INTO backstory.stream_state SELECT 'todo', to_char(n, 'FM00000'), 'deleted', '{}' \
            FROM generate_series(2, 25000) AS n WHERE n <> 10000",
     )
     .await;
@@ -291,13 +286,11 @@ async fn what_never_happened_is_found_out_by_few_rows() {
     store.close().await;
     let mut admin = raw(database.url()).await;
     // All of one name, so that the planner takes the next event for a match; half of them of one stream.
-    run(
+    fill(
         &mut admin,
-        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
-         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
-           metadata, tags, recorded_at) \
-         SELECT n, 'todo', CASE WHEN n <= 20000 THEN '7' ELSE n::text END, CASE WHEN n <= 20000 THEN n ELSE 1 END, \
-           gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() FROM generate_series(1, 40000) AS n",
+        "n, CASE WHEN n <= 20000 THEN '7' ELSE n::text END, CASE WHEN n <= 20000 THEN n ELSE 1 END",
+        "todo.added",
+        1..=40_000,
     )
     .await;
     let never: EventFilter = FilterItem::new().name("todo.never").into();
@@ -338,20 +331,11 @@ async fn an_erasure_does_not_go_through_those_before() {
     store.close().await;
     let mut admin = raw(database.url()).await;
     // The server has learned of other events only, and then many streams were erased.
-    run(
-        &mut admin,
-        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
-         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
-           metadata, tags, recorded_at) \
-         SELECT n, 'todo', (n / 50)::text, 1 + n % 50, gen_random_uuid(), 'todo.added', 1, '{}', '{}', '{}', now() \
-           FROM generate_series(50, 20049) AS n; \
-         ANALYZE backstory.event; \
-         INSERT INTO backstory.event (position, category, key, version, id, name, schema_version, payload, \
-           metadata, tags, recorded_at) \
-         SELECT 20048 + n, 'todo', n::text, 51, gen_random_uuid(), 'backstory.erased', 1, '{}', '{}', '{}', now() \
-           FROM generate_series(2, 400) AS n",
-    )
-    .await;
+    let lives = "n, (n / 50)::text, 1 + n % 50";
+    fill(&mut admin, lives, "todo.added", 50..=20_049).await;
+    run(&mut admin, "ANALYZE backstory.event").await;
+    let ends = "20048 + n, n::text, 51";
+    fill(&mut admin, ends, "backstory.erased", 2..=400).await;
     let erase = async |store: &PostgresStore| {
         let erased = NewEvent::raw(Lifecycle::Erased.name(), Payload::empty());
         let append = Append::to(stream("todo", 1), ExpectedVersion::Any, [erased]);
@@ -361,6 +345,19 @@ async fn an_erasure_does_not_go_through_those_before() {
     assert!(rows < 400, "{rows} rows");
     let left = "SELECT count(*) FROM backstory.event WHERE key = '1' AND erased_at IS NULL";
     assert_eq!(scalar::<i64>(&mut admin, left).await, 1);
+}
+
+/// Stores events of the category `todo`, one for each number `n`: their positions, keys and versions.
+async fn fill(admin: &mut PgConnection, places: &str, name: &str, numbers: RangeInclusive<i64>) {
+    let (first, last) = numbers.into_inner();
+    let text = format!(
+        "ALTER TABLE backstory.event SET (autovacuum_enabled = false); \
+         INSERT INTO backstory.event (position, key, version, category, id, name, schema_version, payload, \
+           metadata, tags, recorded_at) \
+         SELECT {places}, 'todo', gen_random_uuid(), '{name}', 1, '{{}}', '{{}}', '{{}}', now() \
+           FROM generate_series({first}, {last}) AS n"
+    );
+    run(admin, &text).await;
 }
 
 /// How many rows of events the server looks at for a query, with pages of 500.

@@ -15,7 +15,7 @@ use crate::{
     append::column,
     error::store_error,
     letters,
-    projections::{Work, fenced},
+    projections::fenced,
     session::{Lease, retry},
     sql::Statements,
     turn::Model,
@@ -159,8 +159,7 @@ impl PostgresStore {
         step: &Step,
     ) -> Result<Result<(), CommitError>, Error> {
         let sql = self.sql();
-        let idle = self.options().projection_idle_timeout;
-        let mut work = Work::begin_own(self.pool(), idle, sql).await?;
+        let mut work = self.work().await?;
         if !work.step(sql, step).await? {
             return Ok(Err(fenced(&step.from)));
         }

@@ -1,6 +1,6 @@
 //! The progress of projections, and transactions for them.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{error::Error as StdError, sync::Arc};
 
 use async_trait::async_trait;
 use backstory_event::{Checkpoint, EventId, Position, StoreError};
@@ -16,7 +16,7 @@ use crate::{
     PostgresStore,
     error::{is_outage, store_error},
     letters,
-    session::{Lease, Pool, retry},
+    session::{Lease, retry},
     sql::Statements,
     tables,
     turn::{self, Model},
@@ -31,26 +31,13 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// For statements of the user: they are planned as in any session. `idle` is after how long the
-    /// server ends a client that does nothing in it.
-    pub(crate) async fn begin(pool: &Pool, idle: Duration) -> Result<Self, Error> {
-        Self::begin_with(pool, idle, "SET LOCAL enable_seqscan TO DEFAULT").await
-    }
-
-    /// For statements of our own.
-    pub(crate) async fn begin_own(
-        pool: &Pool,
-        idle: Duration,
-        sql: &Statements,
-    ) -> Result<Self, Error> {
-        Self::begin_with(pool, idle, sql.settle.as_str()).await
-    }
-
-    async fn begin_with(pool: &Pool, idle: Duration, settings: &str) -> Result<Self, Error> {
+    /// When the client does nothing in it for the store's idle time, the server ends it.
+    async fn begin(store: &PostgresStore, settings: &str) -> Result<Self, Error> {
         let begin = format!(
             "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = {}; {settings}",
-            idle.as_millis()
+            store.options().projection_idle_timeout.as_millis()
         );
+        let pool = store.pool();
         let lease = retry(pool, || Box::pin(Lease::begin(pool, &begin))).await?;
         Ok(Self { lease })
     }
@@ -107,6 +94,16 @@ pub(crate) fn fenced(progress: &Progress) -> CommitError {
 }
 
 impl PostgresStore {
+    /// A transaction for statements of our own.
+    pub(crate) async fn work(&self) -> Result<Work, Error> {
+        Work::begin(self, self.sql().settle.as_str()).await
+    }
+
+    /// A transaction for statements of the user: they are planned as in any session.
+    async fn work_of_user(&self) -> Result<Work, Error> {
+        Work::begin(self, "SET LOCAL enable_seqscan TO DEFAULT").await
+    }
+
     async fn progress(&self, projection: Option<&str>) -> Result<Vec<Progress>, Error> {
         let mut lease = Lease::of(self.pool()).await?;
         let rows = sqlx::query(self.sql().progress.text())
@@ -166,8 +163,7 @@ impl Host<PgConnection> for PostgresStore {
     /// server ends it after the [idle timeout](crate::PostgresOptions::with_projection_idle_timeout).
     async fn begin(&self, from: Progress) -> Result<Box<dyn Unit<PgConnection>>, StoreError> {
         self.check_open()?;
-        let idle = self.options().projection_idle_timeout;
-        let mut work = Work::begin(self.pool(), idle).await.map_err(store_error)?;
+        let mut work = self.work_of_user().await.map_err(store_error)?;
         if Slot::split(&from.projection).1 == Slot::Next {
             let path = tables::search_path(self.schema().name());
             let led = raw_sql(AssertSqlSafe(path)).execute(work.connection());

@@ -4,13 +4,7 @@
 use backstory_projection::{CommitError, Progress, Slot, Step, Turn, TurnKind, TurnRefusal, owner};
 use sqlx::{Error, PgConnection, Row};
 
-use crate::{
-    PostgresStore,
-    error::store_error,
-    projections::{Work, progress},
-    sql::Statements,
-    tables,
-};
+use crate::{PostgresStore, error::store_error, projections::progress, sql::Statements, tables};
 
 /// What a read model consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,11 +129,6 @@ impl PostgresStore {
             tables::exchange(connection, self.schema().name(), turn.tables, beside).await?;
         }
         Ok(())
-    }
-
-    async fn work(&self) -> Result<Work, Error> {
-        let idle = self.options().projection_idle_timeout;
-        Work::begin_own(self.pool(), idle, self.sql()).await
     }
 }
 

@@ -229,25 +229,17 @@ pub fn figures(ours: &Series, raw: &Series) -> Vec<Figure> {
         })
     };
     let figure = |(key, value): (&Key, f64)| {
-        let is_new = key.label("orders").is_none();
-        match (key.number("callers"), key.unit) {
-            (1, COMMANDS) => {
-                let figure = Figure::new(key, value, one(COMMANDS, ""));
-                match is_new {
-                    true => figure.target(Target::RatioAtLeast(1.0)),
-                    false => figure,
-                }
-            }
-            (_, COMMANDS) => {
-                let figure = Figure::new(key, value, raw.best(COMMANDS, |_| true));
-                match is_new {
-                    true => figure.target(Target::AtLeast(20_000.0)),
-                    false => figure,
-                }
-            }
-            (1, unit) => Figure::new(key, value, one(unit, key.text("stat"))),
-            _ if is_new => Figure::new(key, value, raw.median(key)),
-            _ => Figure::new(key, value, None),
+        let callers = key.number("callers");
+        let beside = match (callers, key.unit) {
+            (1, unit) => one(unit, key.text("stat")),
+            (_, COMMANDS) => raw.best(COMMANDS, |_| true),
+            _ => raw.median(key),
+        };
+        let figure = Figure::new(key, value, beside);
+        match (key.label("orders"), key.unit, callers) {
+            (None, COMMANDS, 1) => figure.target(Target::RatioAtLeast(1.0)),
+            (None, COMMANDS, _) => figure.target(Target::AtLeast(20_000.0)),
+            _ => figure,
         }
     };
     ours.medians().map(figure).collect()

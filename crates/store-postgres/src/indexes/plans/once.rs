@@ -54,12 +54,11 @@ fn asked() -> Vec<(&'static str, Statement)> {
             with!["todo", "7", 2_i64],
         ),
     ];
-    let statement = |text: &str, arguments| Statement {
-        text: text.to_owned(),
-        arguments,
-    };
-    all.map(|(what, sql, arguments)| (what, statement(sql.as_str(), arguments)))
-        .into()
+    all.map(|(what, sql, arguments)| {
+        let text = sql.as_str().to_owned();
+        (what, Statement { text, arguments })
+    })
+    .into()
 }
 
 /// How often a statement of this connection ran with one plan for all values.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     PostgresStore,
-    append::{column, list, looks_of},
+    append::{Look, column, list, looks_of},
     error::store_error,
     session::{Lease, Pool, retry},
     sql::Statements,
@@ -64,15 +64,16 @@ impl PostgresStore {
 impl AheadReader {
     async fn look(&self, conditions: &[&AppendCondition]) -> Result<Vec<Checkpoint>, Error> {
         let proofs = column(conditions, |condition| condition.after.position.get());
-        let looks: Vec<_> = conditions
+        let looks = conditions
             .iter()
             .enumerate()
-            .flat_map(|(index, condition)| looks_of(index, 0, condition))
-            .collect();
+            .flat_map(|(index, condition)| looks_of(index, 0, condition));
+        let (tagged, others): (Vec<_>, Vec<_>) = looks.partition(Look::has_tags);
         let mut lease = Lease::of(&self.pool).await?;
         let found = sqlx::query(self.sql.ahead.text())
             .bind(proofs)
-            .bind(Json(looks))
+            .bind((!others.is_empty()).then_some(Json(others)))
+            .bind((!tagged.is_empty()).then_some(Json(tagged)))
             .fetch_one(&mut *lease)
             .await;
         let row = lease.done_with(found).await?;

@@ -163,6 +163,10 @@ impl Look<'_> {
         }
     }
 
+    pub(crate) fn has_tags(&self) -> bool {
+        self.tags.is_some()
+    }
+
     /// The append and the number of its condition that it is for.
     pub(crate) fn condition(&self) -> (usize, usize) {
         (self.append, self.number)

@@ -275,24 +275,27 @@ BEGIN
     ORDER BY n.version DESC OFFSET 9 LIMIT 1);
 END $$;
 
--- The first event with tags behind a position. One plan for ever, and none but by the index of tags: that is what the
--- settings leave.
-CREATE FUNCTION {s}.tag_hit_v1(
-  after_ bigint, names_ text[], categories_ text[], stream_categories_ text[], stream_keys_ text[], tags_ text[])
-RETURNS TABLE (hit_position bigint, hit_name text, hit_id uuid)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- For each look that asks for tags its first event. One plan for ever, and none but by the index of tags: that is what the
+-- settings leave. They are made once for all looks: they take longer than a look.
+CREATE FUNCTION {s}.tag_hits_v1(looks_ jsonb)
+RETURNS TABLE (append int, hit_position bigint, hit_name text, hit_id uuid)
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_indexscan = off SET enable_indexonlyscan = off
 SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 BEGIN
-  -- MATERIALIZED: or the planner walks the primary key in hope of an early match.
-  RETURN QUERY WITH found AS MATERIALIZED (
-      SELECT e.position, e.name, e.id, e.category, e.key FROM {s}.event e
-      WHERE e.tags <> '{}' AND e.tags @> tags_)
-    SELECT f.position, f.name, f.id FROM found f
-    WHERE f.position > after_ AND (names_ IS NULL OR f.name = ANY (names_))
-      AND (categories_ IS NULL OR f.category = ANY (categories_)
-        OR (f.category, f.key) IN (SELECT * FROM unnest(stream_categories_, stream_keys_)))
-    ORDER BY f.position LIMIT 1;
+  RETURN QUERY SELECT q.append, t.position, t.name, t.id
+    FROM jsonb_to_recordset(looks_) AS q(append int, after bigint, names text[],
+      categories text[], stream_categories text[], stream_keys text[], tags text[])
+    CROSS JOIN LATERAL (
+      -- MATERIALIZED: or the planner walks the primary key in hope of an early match.
+      WITH found AS MATERIALIZED (
+        SELECT e.position, e.name, e.id, e.category, e.key FROM {s}.event e
+        WHERE e.tags <> '{}' AND e.tags @> q.tags)
+      SELECT f.position, f.name, f.id FROM found f
+      WHERE f.position > q.after AND (q.names IS NULL OR f.name = ANY (q.names))
+        AND (q.categories IS NULL OR f.category = ANY (q.categories)
+          OR (f.category, f.key) IN (SELECT * FROM unnest(q.stream_categories, q.stream_keys)))
+      ORDER BY f.position LIMIT 1) t;
 END $$;
 
 -- The first event behind a position that one item of a filter means. NULL restricts nothing.
@@ -306,8 +309,9 @@ DECLARE
 BEGIN
   IF head_ - after_ > 1000 THEN
     IF tags_ IS NOT NULL THEN
-      RETURN QUERY SELECT * FROM {s}.tag_hit_v1(
-        after_, names_, categories_, stream_categories_, stream_keys_, tags_);
+      RETURN QUERY SELECT t.hit_position, t.hit_name, t.hit_id FROM {s}.tag_hits_v1(jsonb_build_array(jsonb_build_object(
+        'after', after_, 'names', names_, 'categories', categories_,
+        'stream_categories', stream_categories_, 'stream_keys', stream_keys_, 'tags', tags_))) t;
       RETURN;
     ELSIF categories_ = '{}' THEN
       -- A stream whose newest event is not behind the position is not gone through. `+ 0`: the index of positions is no way

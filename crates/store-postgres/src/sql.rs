@@ -185,18 +185,19 @@ statements! {
           (SELECT e.position, e.recorded_at FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true");
 
     // Checks conditions before they wait for the lock: the head that all answers speak of, the
-    // events at the proofs, and where each condition is hit first.
+    // events at the proofs, and where each condition is hit first: $2 are those without tags, $3
+    // those with.
     ahead = "SELECT coalesce(h.position, 0), h.id, \
         (SELECT json_agg(json_build_array(t.position, t.id)) \
           FROM unnest((SELECT $1::bigint[])) AS q(position) \
           CROSS JOIN LATERAL (SELECT * FROM {s}.event t WHERE t.position = q.position LIMIT 1) t), \
-        (SELECT json_agg(json_build_array(q.append, t.hit_position)) \
-          FROM jsonb_to_recordset((SELECT $2::jsonb)) AS q(append int, after bigint, names text[], \
-            categories text[], stream_categories text[], stream_keys text[], tags text[]) \
-          CROSS JOIN LATERAL (SELECT * FROM {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
-              q.stream_categories, q.stream_keys, q.tags) WHERE q.tags IS NULL \
-            UNION ALL SELECT * FROM {s}.tag_hit_v1(q.after, q.names, q.categories, \
-              q.stream_categories, q.stream_keys, q.tags) WHERE q.tags IS NOT NULL) t) \
+        (SELECT json_agg(json_build_array(t.append, t.hit_position)) FROM ( \
+          SELECT q.append, t.hit_position \
+            FROM jsonb_to_recordset((SELECT $2::jsonb)) AS q(append int, after bigint, names text[], \
+              categories text[], stream_categories text[], stream_keys text[]) \
+            CROSS JOIN LATERAL {s}.hit_v1(q.after, coalesce(h.position, 0), q.names, q.categories, \
+              q.stream_categories, q.stream_keys, NULL) t \
+          UNION ALL SELECT t.append, t.hit_position FROM {s}.tag_hits_v1((SELECT $3::jsonb)) t) t) \
         FROM (SELECT 1) AS one LEFT JOIN LATERAL \
           (SELECT e.position, e.id FROM {s}.event e ORDER BY e.position DESC LIMIT 1) h ON true";
 

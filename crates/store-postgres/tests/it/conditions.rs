@@ -15,14 +15,12 @@ use crate::kit::{
 
 /// From now on each look for hits of tags is written down: from where, and by whom.
 const WATCH_LOOKS: &str = "CREATE TABLE public.look (after bigint, pid int);
-    ALTER FUNCTION backstory.tag_hit_v1 RENAME TO tag_hit_real;
-    CREATE FUNCTION backstory.tag_hit_v1(after_ bigint, names_ text[], categories_ text[], \
-        stream_categories_ text[], stream_keys_ text[], tags_ text[])
-      RETURNS TABLE (hit_position bigint, hit_name text, hit_id uuid) LANGUAGE plpgsql AS $$
+    ALTER FUNCTION backstory.tag_hits_v1 RENAME TO tag_hits_real;
+    CREATE FUNCTION backstory.tag_hits_v1(looks_ jsonb)
+      RETURNS TABLE (append int, hit_position bigint, hit_name text, hit_id uuid) LANGUAGE plpgsql STRICT AS $$
       BEGIN
-        INSERT INTO public.look VALUES (after_, pg_backend_pid());
-        RETURN QUERY SELECT * FROM backstory.tag_hit_real(after_, names_, categories_, \
-          stream_categories_, stream_keys_, tags_);
+        INSERT INTO public.look SELECT q.after, pg_backend_pid() FROM jsonb_to_recordset(looks_) AS q(after bigint);
+        RETURN QUERY SELECT * FROM backstory.tag_hits_real(looks_);
       END $$";
 
 fn tagged(tag: &str) -> EventFilter {

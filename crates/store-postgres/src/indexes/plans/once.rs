@@ -20,10 +20,12 @@ fn asked() -> Vec<(&'static str, Statement)> {
     let (todo, key) = (vec!["todo"], vec!["7"]);
     // Near the end of the log a plan for the values of a call looks cheapest.
     let end = 99_990_i64;
-    let looks = serde_json::json!([{
-        "append": 0, "number": 0, "after": end, "names": null, "categories": null,
-        "stream_categories": [], "stream_keys": [], "tags": ["rare"],
-    }]);
+    let looks = |names: Option<&str>, tags: Option<&str>| {
+        serde_json::json!([{
+            "append": 0, "number": 0, "after": end, "names": names.map(|name| [name]), "categories": null,
+            "stream_categories": [], "stream_keys": [], "tags": tags.map(|tag| [tag]),
+        }])
+    };
     let all = [
         ("tail", &sql.tail, with![end]),
         ("head", &sql.head, PgArguments::default()),
@@ -42,7 +44,15 @@ fn asked() -> Vec<(&'static str, Statement)> {
             &sql.load_many,
             with![&todo, &key, vec![0_i64], vec![i64::MAX], vec![100_i64]],
         ),
-        ("ahead", &sql.ahead, with![vec![end], looks]),
+        (
+            "ahead",
+            &sql.ahead,
+            with![
+                vec![end],
+                looks(Some("never"), None),
+                looks(None, Some("rare"))
+            ],
+        ),
         (
             "get_documents",
             &sql.get_documents,

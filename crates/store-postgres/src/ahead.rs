@@ -20,7 +20,7 @@ use crate::{
     PostgresStore,
     append::{Look, column, list, looks_of},
     error::store_error,
-    session::{Lease, Pool, retry},
+    pool::{Lease, Pool, retry},
     sql::Statements,
 };
 

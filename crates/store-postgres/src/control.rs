@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::{
     PostgresStore,
     error::store_error,
+    pool::{Lease, retry},
     projections::progress,
-    session::{Lease, retry},
     sql::Statement,
 };
 

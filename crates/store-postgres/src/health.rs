@@ -19,8 +19,8 @@ use crate::{
     PostgresStore, Wake,
     error::{breaks_connection, sqlstate, store_error, timed_out},
     holder::LockHolder,
+    pool::Lease,
     schema::VERSION,
-    session::Lease,
 };
 
 /// How long [`PostgresStore::health`] waits for the server.

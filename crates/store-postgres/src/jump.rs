@@ -14,7 +14,7 @@ use sqlx::{Error, types::Json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{append::looks_of, read::Reader, session::Lease};
+use crate::{append::looks_of, pool::Lease, read::Reader};
 
 /// A page with so many events at most is worth a question.
 const SPARSE: usize = 1;

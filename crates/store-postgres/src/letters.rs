@@ -12,7 +12,7 @@ use crate::{
     append::column,
     documents::erased_owners,
     error::store_error,
-    session::{Lease, retry},
+    pool::{Lease, retry},
     sql::Statements,
 };
 

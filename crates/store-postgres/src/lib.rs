@@ -82,6 +82,8 @@ mod maintenance;
 mod need;
 mod options;
 mod outage;
+mod pause;
+mod pool;
 mod pooler;
 mod projections;
 mod read;
@@ -138,10 +140,11 @@ use crate::{
     loads::{Load, Loads},
     need::Need,
     outage::Outage,
+    pool::{Pool, retry},
     read::Reader,
     replica::Replica,
     schema::Schema,
-    session::{Pool, Session, retry},
+    session::Session,
     sql::Statements,
     statement::Server,
     tail::{Watch, Watcher},
@@ -192,7 +195,7 @@ impl PostgresStore {
     pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         let connect = options.pooler.adapt(quiet(parse(url)?));
         let outage = Outage::new();
-        let pool = session::connections(connect.clone(), &options, &outage);
+        let pool = pool::connections(connect.clone(), &options, &outage);
         Self::open(pool, connect, true, outage, options).await
     }
 

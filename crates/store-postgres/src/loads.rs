@@ -18,9 +18,9 @@ use crate::{
     append::{column, storable},
     decode::Decoder,
     error::store_error,
+    pool::{Lease, Pool, retry},
     read::{PAGE_BYTES, Reader},
     ring::weight,
-    session::{Lease, Pool, retry},
     sql::Statements,
 };
 

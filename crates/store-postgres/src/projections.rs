@@ -16,7 +16,7 @@ use crate::{
     PostgresStore,
     error::{is_outage, store_error},
     letters,
-    session::{Lease, retry},
+    pool::{Lease, retry},
     sql::Statements,
     tables,
     turn::{self, Model},

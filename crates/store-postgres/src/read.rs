@@ -22,9 +22,9 @@ use crate::{
     error::store_error,
     jump::Losses,
     outage::Outage,
+    pool::{Lease, Pool, retry},
     ring::weight,
     schema::Schema,
-    session::{Lease, Pool, retry},
     sql::{NEAR, Statements},
     statement::{Server, whole},
 };

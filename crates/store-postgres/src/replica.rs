@@ -22,8 +22,8 @@ use crate::{
     error::{store_error, timed_out},
     need::Need,
     outage::Outage,
+    pool::{Lease, Pool, connections},
     read::Reader,
-    session::{Lease, Pool, connections},
     statement::{Server, streams_only},
 };
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     PostgresStore,
     error::store_error,
-    session::{Lease, retry},
+    pool::{Lease, retry},
 };
 
 impl PostgresStore {

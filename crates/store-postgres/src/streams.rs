@@ -10,8 +10,8 @@ use sqlx::{Error, Postgres, QueryBuilder, Row, postgres::PgRow};
 
 use crate::{
     append::{column, storable},
+    pool::{Lease, Pool},
     schema::Schema,
-    session::{Lease, Pool},
 };
 
 /// How many streams one page looks at where it goes from stream to stream: it may have to pass over

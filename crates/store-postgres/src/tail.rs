@@ -20,8 +20,10 @@ use crate::{
     error::timed_out,
     health::Listener,
     outage::Outage,
+    pause::jitter,
+    pool::{Lease, Pool},
     schema::Schema,
-    session::{Lease, Pool, jitter, prepare},
+    session::prepare,
     sql::Statements,
 };
 

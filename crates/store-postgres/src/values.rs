@@ -12,7 +12,7 @@ use crate::{
     PostgresStore,
     append::{Outcomes, column, decide_batch, storable, store},
     error::{sqlstate, store_error},
-    session::{Lease, retry},
+    pool::{Lease, retry},
     sql::Statements,
     writer::STATEMENT,
 };

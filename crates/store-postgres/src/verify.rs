@@ -12,7 +12,7 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, Row};
 use tracing::Instrument;
 
-use crate::{PostgresStore, error::store_error, schema::Schema, session::Lease};
+use crate::{PostgresStore, error::store_error, pool::Lease, schema::Schema};
 
 /// How many findings of one kind are listed; more are only counted.
 const LISTED: u64 = 20;

@@ -10,7 +10,7 @@ use crate::{
     append::{decide_batch, store},
     error::{sqlstate, store_error},
     holder::lock_holder,
-    session::{Lease, retry},
+    pool::{Lease, retry},
 };
 
 /// An append in a transaction that is not committed yet. It becomes a receipt by

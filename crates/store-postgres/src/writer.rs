@@ -21,9 +21,10 @@ use crate::{
     error::{Class, breaks_connection, class, kind, sqlstate, timed_out},
     guess::{Guess, Terms, Versions},
     holder::lock_holder,
+    pause::jitter,
     recent::Recent,
     schema::Schema,
-    session::{Backend, Session, jitter},
+    session::{Backend, Session},
     sql::Statements,
 };
 

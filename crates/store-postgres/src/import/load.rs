@@ -22,7 +22,8 @@ use crate::{
     append::{StreamFact, column, erase, known, list, put_states},
     error::{Class, breaks_connection, class, kind, sqlstate, store_error},
     holder::lock_holder,
-    session::{Backend, Session, jitter},
+    pause::jitter,
+    session::{Backend, Session},
     sql::Statements,
     writer::{ANSWER, STATEMENT, answered},
 };

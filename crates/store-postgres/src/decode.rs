@@ -87,8 +87,8 @@ impl Decoder {
             self.name = self.text(name);
         }
         let schema_version: i32 = row.try_get_unchecked(7)?;
-        let payload: &str = row.try_get_unchecked(8)?;
-        let metadata = match row.try_get_unchecked(9)? {
+        let payload = json(row, 8)?;
+        let metadata = match json(row, 9)? {
             "{}" => Metadata::default(),
             text => serde_json::from_str(text).map_err(|error| Error::Decode(error.into()))?,
         };
@@ -107,6 +107,18 @@ impl Decoder {
             recorded_at: row.try_get_unchecked(11)?,
             erased_at: row.try_get_unchecked(12)?,
         })
+    }
+}
+
+/// The text of a `jsonb`. In its binary form it stands behind a version.
+fn json(row: &PgRow, column: usize) -> Result<&str, Error> {
+    let value = row.try_get_raw(column)?;
+    match value.format() {
+        PgValueFormat::Text => value.as_str().map_err(Error::Decode),
+        PgValueFormat::Binary => match value.as_bytes().map_err(Error::Decode)? {
+            [1, text @ ..] => str::from_utf8(text).map_err(|error| Error::Decode(error.into())),
+            _ => Err(Error::Decode("an unknown form of jsonb".into())),
+        },
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn whole(
     sql.push(schema.sql(
         ") AS high) ends) \
          SELECT bounds.head, r.position, r.category, r.key, r.version, r.id, r.name, r.schema_version, \
-           r.payload::text, r.metadata::text, r.tags, r.recorded_at, r.erased_at, r.transform \
+           r.payload, r.metadata, r.tags, r.recorded_at, r.erased_at, r.transform \
          FROM bounds LEFT JOIN LATERAL ( \
            SELECT e.* FROM {s}.event e WHERE e.position = ",
     ));
